@@ -1,0 +1,1 @@
+"""Capture, compare, judge, localise and explain."""

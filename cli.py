@@ -1,0 +1,1 @@
+"""The two commands, stdc-convert and stdc-align."""

@@ -1,0 +1,1 @@
+"""The PaddlePaddle side of each twin."""
