@@ -1,0 +1,117 @@
+"""Paddle's part of align: the verbs of `framework.Framework`. `capture_torch.py` is its twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from stdc_parity.align.framework import Array, CallSeen
+from stdc_parity.converters.architecture import Side
+
+SIDE: Side = "paddle"
+STATISTICS = {"_mean": "running_mean", "_variance": "running_var"}
+_threads = 0
+
+
+def configure(threads: int) -> None:
+    """Fix the number of CPU threads and ask for deterministic kernels."""
+    global _threads
+    _threads = threads  # Paddle takes it from OMP_NUM_THREADS, which the caller set before the import.
+    paddle.set_device("cpu")
+    if paddle.is_compiled_with_cuda():  # a CPU build does not know the flags
+        paddle.set_flags({"FLAGS_cudnn_deterministic": True, "FLAGS_embedding_deterministic": 1})
+
+
+def facts() -> dict[str, str | int | bool]:
+    """Versions, threads and the flags that can disturb parity."""
+    return {
+        "paddle": paddle.__version__,
+        "threads": _threads,
+        "deterministic": True,
+        "tf32": False,
+        "mkldnn": bool(paddle.get_flags("FLAGS_use_mkldnn")["FLAGS_use_mkldnn"]),
+    }
+
+
+def to_tensor(array: Array) -> paddle.Tensor:
+    """Return a tensor with a copy of `array`'s values, same dtype and shape."""
+    return paddle.to_tensor(np.array(array, order="C"))
+
+
+def to_array(tensor: paddle.Tensor) -> Array:
+    """Return a copy of the tensor's values, same dtype and shape."""
+    return np.array(tensor.detach().numpy(), order="C")
+
+
+def is_tensor(value: object) -> bool:
+    """Whether `value` is one of this framework's tensors."""
+    return isinstance(value, paddle.Tensor)
+
+
+def set_dtype(network: nn.Layer, dtype: str) -> None:
+    """Turn the network's floating-point parameters and buffers into `dtype`."""
+    network.to(dtype=dtype)
+
+
+def set_mode(network: nn.Layer, mode: str) -> None:
+    """Switch the network to "train" or "eval"."""
+    network.train() if mode == "train" else network.eval()
+
+
+def load(network: nn.Layer, tensors: Mapping[str, Array]) -> None:
+    """Copy `tensors` into the network; every name must be in both, with one shape. Raises ValueError."""
+    own = network.state_dict()
+    names = own.keys() | tensors.keys()
+    wrong = [
+        n
+        for n in sorted(names)
+        if n not in own or n not in tensors or tuple(own[n].shape) != tensors[n].shape
+    ]
+    if wrong:
+        raise ValueError(f"{len(wrong)} tensors do not fit the Paddle network: {', '.join(wrong[:8])}")
+    with paddle.no_grad():
+        for name, tensor in own.items():
+            tensor.set_value(np.ascontiguousarray(tensors[name], _numpy_dtype(tensor)))
+
+
+def state(network: nn.Layer) -> dict[str, Array]:
+    """Return a copy of the network's parameters and persistent buffers by this side's names."""
+    return {name: to_array(tensor) for name, tensor in network.state_dict().items()}
+
+
+def buffers(network: nn.Layer) -> dict[str, Array]:
+    """Return a copy of the norms' running statistics, by PyTorch's names."""
+    found = {}
+    for name, tensor in network.named_buffers():
+        path, _, last = name.rpartition(".")
+        if last in STATISTICS:
+            found[f"{path}.{STATISTICS[last]}".removeprefix(".")] = to_array(tensor)
+    return found
+
+
+def modules(network: nn.Layer) -> Iterator[tuple[str, nn.Layer]]:
+    """Every module of the network with its dotted path; the network itself is ""."""
+    return iter(network.named_sublayers(include_self=True))
+
+
+def watch(module: nn.Layer, seen: CallSeen) -> Callable[[], None]:
+    """Call `seen` after every call of `module`; the function returned stops it."""
+
+    def hook(_module: nn.Layer, inputs: Any, output: Any) -> None:
+        seen(inputs, output)
+
+    return module.register_forward_post_hook(hook).remove
+
+
+def no_grad() -> AbstractContextManager[Any]:
+    """Return a context without gradients."""
+    return paddle.no_grad()
+
+
+def _numpy_dtype(tensor: paddle.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("paddle.")

@@ -1,0 +1,111 @@
+"""PyTorch's part of align: the verbs of `framework.Framework`. `capture_paddle.py` is its twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from stdc_parity.align.framework import Array, CallSeen
+from stdc_parity.converters.architecture import Side
+
+SIDE: Side = "torch"
+STATISTICS = {"running_mean": "running_mean", "running_var": "running_var"}
+
+
+def configure(threads: int) -> None:
+    """Fix the number of CPU threads and ask for deterministic kernels."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def facts() -> dict[str, str | int | bool]:
+    """Versions, threads and the flags that can disturb parity."""
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
+        "mkldnn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
+    }
+
+
+def to_tensor(array: Array) -> torch.Tensor:
+    """Return a tensor with a copy of `array`'s values, same dtype and shape."""
+    return torch.from_numpy(np.array(array, order="C"))
+
+
+def to_array(tensor: torch.Tensor) -> Array:
+    """Return a copy of the tensor's values, same dtype and shape."""
+    return np.array(tensor.detach().cpu().numpy(), order="C")
+
+
+def is_tensor(value: object) -> bool:
+    """Whether `value` is one of this framework's tensors."""
+    return isinstance(value, torch.Tensor)
+
+
+def set_dtype(network: nn.Module, dtype: str) -> None:
+    """Turn the network's floating-point parameters and buffers into `dtype`."""
+    network.to(dtype=getattr(torch, dtype))
+
+
+def set_mode(network: nn.Module, mode: str) -> None:
+    """Switch the network to "train" or "eval"."""
+    network.train(mode == "train")
+
+
+def load(network: nn.Module, tensors: Mapping[str, Array]) -> None:
+    """Copy `tensors` into the network; every name must be in both, with one shape. Raises ValueError."""
+    own = network.state_dict()
+    names = own.keys() | tensors.keys()
+    wrong = [
+        n
+        for n in sorted(names)
+        if n not in own or n not in tensors or tuple(own[n].shape) != tensors[n].shape
+    ]
+    if wrong:
+        raise ValueError(f"{len(wrong)} tensors do not fit the PyTorch network: {', '.join(wrong[:8])}")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(to_tensor(tensors[name]))
+
+
+def state(network: nn.Module) -> dict[str, Array]:
+    """Return a copy of the network's parameters and persistent buffers by this side's names."""
+    return {name: to_array(tensor) for name, tensor in network.state_dict().items()}
+
+
+def buffers(network: nn.Module) -> dict[str, Array]:
+    """Return a copy of the norms' running statistics, by PyTorch's names."""
+    found = {}
+    for name, tensor in network.named_buffers():
+        path, _, last = name.rpartition(".")
+        if last in STATISTICS:
+            found[f"{path}.{STATISTICS[last]}".removeprefix(".")] = to_array(tensor)
+    return found
+
+
+def modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module of the network with its dotted path; the network itself is ""."""
+    return iter(network.named_modules())
+
+
+def watch(module: nn.Module, seen: CallSeen) -> Callable[[], None]:
+    """Call `seen` after every call of `module`; the function returned stops it."""
+
+    def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
+        seen(inputs, output)
+
+    return module.register_forward_hook(hook).remove
+
+
+def no_grad() -> AbstractContextManager[Any]:
+    """Return a context without gradients."""
+    return torch.no_grad()

@@ -1,0 +1,82 @@
+"""The verbs that align needs of a framework; `capture_torch` and `capture_paddle` each have them all.
+
+Whatever captures, replays or trains is written once, against these verbs, and never imports a framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from stdc_parity.converters.architecture import Side
+
+Array = npt.NDArray[Any]
+Network = Any
+"""A torch.nn.Module or a paddle.nn.Layer."""
+Tensor = Any
+"""A torch.Tensor or a paddle.Tensor."""
+
+CallSeen = Callable[[Sequence[Any], Any], None]
+"""Called with a module's positional inputs (before it ran) and its output."""
+
+
+class Framework(Protocol):
+    """One side's framework, as the module `stdc_parity.align.capture_<side>`."""
+
+    SIDE: Side
+    SUFFIXES: Mapping[str, str]
+
+    def configure(self, threads: int) -> None:
+        """Fix the number of CPU threads and ask for deterministic kernels."""
+
+    def facts(self) -> dict[str, str | int | bool]:
+        """Versions, threads and the flags that can disturb parity."""
+
+    def to_tensor(self, array: Array) -> Tensor:
+        """A tensor with a copy of `array`'s values, same dtype and shape."""
+
+    def to_array(self, tensor: Tensor) -> Array:
+        """A copy of the tensor's values, same dtype and shape."""
+
+    def is_tensor(self, value: object) -> bool:
+        """Whether `value` is one of this framework's tensors."""
+
+    def set_dtype(self, network: Network, dtype: str) -> None:
+        """Turn the network's floating-point parameters and buffers into `dtype`."""
+
+    def set_mode(self, network: Network, mode: str) -> None:
+        """Switch the network to "train" or "eval"."""
+
+    def load(self, network: Network, tensors: Mapping[str, Array]) -> None:
+        """Copy `tensors` into the network; every name must be in both, with one shape. Raises ValueError."""
+
+    def state(self, network: Network) -> dict[str, Array]:
+        """A copy of the network's parameters and persistent buffers by this side's names."""
+
+    def buffers(self, network: Network) -> dict[str, Array]:
+        """A copy of the norms' running statistics, by PyTorch's names."""
+
+    def modules(self, network: Network) -> Iterator[tuple[str, Any]]:
+        """Every module of the network with its dotted path; the network itself is ""."""
+
+    def watch(self, module: Any, seen: CallSeen) -> Callable[[], None]:
+        """Call `seen` after every call of `module`; the function returned stops it."""
+
+    def no_grad(self) -> AbstractContextManager[Any]:
+        """A context without gradients."""
+
+
+def load_framework(side: Side) -> Framework:
+    """Import `side`'s framework. Raises ImportError if it is not installed."""
+    if side == "torch":
+        from stdc_parity.align import capture_torch
+
+        torch_side: Framework = capture_torch  # type: ignore[assignment]
+        return torch_side
+    from stdc_parity.align import capture_paddle
+
+    paddle_side: Framework = capture_paddle  # type: ignore[assignment]
+    return paddle_side

@@ -1,0 +1,88 @@
+"""Building one side's network of a pair with its weights in it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stdc_parity.align.framework import Array, Framework, Network
+from stdc_parity.align.pair import Pair
+from stdc_parity.align.pairs import find_pair
+from stdc_parity.align.spec import RunSpec
+from stdc_parity.converters.architecture import Architecture, Side
+from stdc_parity.converters.convert import open_state_dict, weights_for
+from stdc_parity.converters.errors import UsageError
+from stdc_parity.converters.plan import choose_architecture
+from stdc_parity.converters.statedict import StateDict, find_state_dict
+from stdc_parity.fixtures.weights import seeded_weights
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a run's weights come from: a state dict in `side`'s names, the architecture that it is, and how
+    to say so. `part` is the prefix of the pair's tensors that it fills; the others are seeded.
+    """
+
+    state: StateDict
+    side: Side
+    architecture: Architecture
+    part: str = ""
+
+
+def open_source(weights: str, key: str | None) -> Source:
+    """Open a checkpoint of either framework. Raises CheckpointError."""
+    _, state, side = open_state_dict(weights, key)
+    return Source(state, side, choose_architecture(state.tensors, side, None))
+
+
+def resolve(spec: RunSpec) -> tuple[Pair, Source | None]:
+    """The pair of a run and the checkpoint of its weights. Raises UsageError if they do not belong together."""
+    if spec.weights is None:
+        return find_pair(spec.pair, base=spec.base), None
+    source = open_source(spec.weights, spec.key)
+    pair = find_pair(spec.pair, source.architecture, int(source.architecture.facts["base"]))
+    name = source.architecture.name
+    if name != pair.name and name not in pair.parts:
+        raise UsageError(
+            f"--weights {spec.weights} is {source.architecture.describe()}, the pair is {pair.name}",
+            note=f"Leave out --pair, or say --pair {name}.",
+        )
+    return pair, Source(source.state, source.side, source.architecture, pair.parts.get(name, ""))
+
+
+def describe_weights(spec: RunSpec, source: Source | None) -> str:
+    """Where the weights come from, in words."""
+    if source is None:
+        return f"seeded weights (seed {spec.seed})"
+    remark = (
+        f", the rest seeded (seed {spec.seed})"
+        if source.part or not source.architecture.facts["imagenet_head"]
+        else ""
+    )
+    return f"{spec.weights}: {source.architecture.describe()}{remark}"
+
+
+def side_weights(side: Side, spec: RunSpec) -> tuple[Pair, dict[str, Array], Mapping[str, Array]]:
+    """The pair, the tensors that `side`'s network loads, and the tensors that both sides started from.
+
+    Tensors that a checkpoint leaves open (a backbone's alone, or one without its ImageNet head) are seeded.
+    """
+    pair, source = resolve(spec)
+    seeded = seeded_weights(pair.architecture, spec.seed)
+    tensors = dict(weights_for(side, find_state_dict(seeded), "torch").tensors)
+    if source is None:
+        return pair, tensors, seeded
+    given = weights_for(side, source.state, source.side).tensors
+    tensors.update({source.part + name: array for name, array in given.items()})
+    return pair, tensors, source.state.tensors
+
+
+def build_network(framework: Framework, pair: Pair, tensors: Mapping[str, Array], spec: RunSpec) -> Network:
+    """One side's network in the dtype and mode of `spec`, with `tensors` loaded. Raises ValueError."""
+    module, _, function = pair.builders[framework.SIDE].partition(":")
+    network = getattr(importlib.import_module(module), function)(**pair.arguments)
+    framework.set_dtype(network, spec.dtype)
+    framework.load(network, tensors)
+    framework.set_mode(network, spec.mode)
+    return network

@@ -1,0 +1,31 @@
+"""A pair: two implementations of one network, and what an align run needs to put them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from stdc_parity.converters.architecture import Architecture, Side
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The twin implementations of one network.
+
+    `builders` names each side's factory as `package.module:function`; it is imported in that side's own
+    process only. `arguments` go to both factories. `method` is the method that a forward pass calls.
+    `outputs` names what it returns, in order. `stages` are the dotted paths of the modules whose outputs
+    mark the stages of the network, on both sides. `architecture` describes the official state dict that
+    both sides load; `parts` maps architectures that are a part of it to their prefix in it. `size` is the
+    default input size (height, width) in pixels.
+    """
+
+    name: str
+    builders: Mapping[Side, str]
+    architecture: Architecture
+    outputs: tuple[str, ...]
+    stages: tuple[str, ...]
+    size: tuple[int, int] = (512, 1024)
+    method: str = "forward"
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,30 @@
+"""The pairs that come with the toolkit: one file a family of networks, listed in FAMILIES."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from stdc_parity.align.pair import Pair
+from stdc_parity.align.pairs import stdc
+from stdc_parity.converters.architecture import Architecture
+from stdc_parity.converters.errors import UsageError
+
+FAMILIES: tuple[ModuleType, ...] = (stdc,)
+DEFAULT = "stdc2-seg"
+
+
+def names() -> tuple[str, ...]:
+    """The names of all pairs."""
+    return tuple(name for family in FAMILIES for name in family.NAMES)
+
+
+def find_pair(name: str, architecture: Architecture | None = None, base: int = 64) -> Pair:
+    """The pair called `name`; the numbers that a name leaves open come from `architecture`, a checkpoint's.
+
+    `base` is the width of the network when there is no checkpoint. Raises UsageError for an unknown name.
+    """
+    for family in FAMILIES:
+        if name in family.NAMES:
+            pair: Pair = family.pair(name, architecture, base)
+            return pair
+    raise UsageError(f"--pair {name}: there is no such pair", note=f"There are: {', '.join(names())}.")

@@ -1,0 +1,59 @@
+"""STDC-Seg and its backbones as pairs of our own twins."""
+
+from __future__ import annotations
+
+from stdc_parity.align.pair import Pair
+from stdc_parity.converters import stdc
+from stdc_parity.converters.architecture import Architecture, Side
+
+NAMES = ("stdc1-seg", "stdc2-seg", "stdcnet813", "stdcnet1446")
+
+SEG_STAGES = (
+    "cp.arm32", "cp.conv_avg", "cp.conv_head32", "cp.arm16", "cp.conv_head16",
+    "conv_out_sp2", "conv_out_sp4", "conv_out_sp8", "conv_out_sp16",
+    "ffm", "conv_out", "conv_out16", "conv_out32",
+)  # fmt: skip
+SEG_OUTPUTS = ("logits", "logits16", "logits32", "detail8")
+"""What the segmentation twins return by default (`use_boundary_8`), at the places of upstream's forward."""
+
+
+def pair(name: str, architecture: Architecture | None = None, base: int = 64) -> Pair:
+    """The pair called `name`, with the numbers of `architecture` if a checkpoint gave one."""
+    depth = stdc.BACKBONE.get(name, name)
+    facts = architecture.facts if architecture is not None and architecture.name == name else {}
+    base, block = int(facts.get("base", base)), str(facts.get("block", "cat"))
+    use_conv_last = bool(facts.get("use_conv_last", False))
+    classes = int(facts.get("num_classes", 0)) or (19 if name in stdc.BACKBONE else 1000)
+    arguments = {"base": base, "num_classes": classes, "use_conv_last": use_conv_last}
+    features = tuple(f"features.{i}" for i in range(2 + sum(stdc.LAYERS[depth])))
+    full = stdc.architecture(
+        name, num_classes=classes, base=base, block=block, use_conv_last=use_conv_last
+    )
+    if name in stdc.BACKBONE:
+        return Pair(
+            name=name,
+            builders=_builders("stdcseg", name),
+            architecture=full,
+            outputs=SEG_OUTPUTS,
+            stages=tuple(f"cp.backbone.{feature}" for feature in features) + SEG_STAGES,
+            arguments=arguments,
+            parts={depth: "cp.backbone."},
+        )
+    return Pair(
+        name=name,
+        builders=_builders("stdcnet", name),
+        architecture=full,
+        outputs=("logits",),
+        stages=(*features, "conv_last", "fc"),
+        size=(224, 224),
+        method="forward_impl",
+        arguments=arguments | {"block": block, "dropout": 0.0},
+    )
+
+
+def _builders(module: str, name: str) -> dict[Side, str]:
+    factory = f"{module}:{name.replace('-', '_')}"
+    return {
+        "torch": f"stdc_parity.models_torch.{factory}",
+        "paddle": f"stdc_parity.models_paddle.{factory}",
+    }

@@ -1,0 +1,169 @@
+"""A run for people at a terminal: plain aligned text, coloured where the terminal can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from stdc_parity.align.result import Comparison, RunResult, StageResult, Verdict, badness
+from stdc_parity.converters.architecture import Side
+from stdc_parity.converters.errors import shown
+
+COLOURS = {Verdict.PASS: "green", Verdict.ROUNDING: "yellow", Verdict.DIVERGED: "bold red"}
+MAX_ROWS = 200
+MAX_BLAMED = 5
+
+
+def render(result: RunResult, console: Console, *, verbose: bool = False) -> None:
+    """Print the run: what was compared, a row for each stage of the network, the verdict and what to do."""
+    spec = result.spec
+    shape = f"{spec.batch}x3x{spec.size[0]}x{spec.size[1]}"
+    console.print(Text(f"{spec.pair} · {shown(result.weights, 200)}"), soft_wrap=True)
+    console.print(Text(f"{shape} {spec.dtype} · {spec.mode} mode · seed {spec.seed}"), soft_wrap=True)
+    for stage in result.stages:
+        _render_stage(stage, result, console, verbose)
+
+
+def _render_stage(stage: StageResult, result: RunResult, console: Console, verbose: bool) -> None:
+    sides = " · ".join(
+        f"{side} {facts.get(side)} ({facts.get('threads')} threads)" for side, facts in stage.facts.items()
+    )
+    console.print(Text(sides), style="dim", soft_wrap=True)
+    if stage.comparisons:
+        rows = (
+            [(c.tap, c) for c in stage.comparisons]
+            if verbose
+            else list(_worst_by_group(stage, result.groups))
+        )
+        console.print()
+        _table(rows, console)
+    for failure in stage.failures:
+        console.print(
+            Text(f"\nThe {failure.side} side failed: {shown(failure.message, 500)}"), style="bold red"
+        )
+        console.print(Text(failure.note), style="dim", soft_wrap=True)
+    console.print()
+    _verdict(stage, console)
+    if stage.verdict is Verdict.DIVERGED and not stage.failures:
+        _explain(stage, result, console)
+
+
+def _worst_by_group(stage: StageResult, groups: Sequence[str]) -> Iterator[tuple[str, Comparison]]:
+    """The worst tap of each stage of the network, then those of what lies between the stages."""
+    taps: dict[str, list[Comparison]] = {}
+    for comparison in stage.comparisons:
+        taps.setdefault(_group(comparison, groups), []).append(comparison)
+    for group, members in taps.items():
+        worst = max(members, key=badness)
+        yield (f"{group}" if worst.tap == group else f"{group} › {worst.tap}"), worst
+
+
+def _group(comparison: Comparison, groups: Sequence[str]) -> str:
+    path = next(iter(comparison.paths.values()))
+    inside = [g for g in groups if path == g or path.startswith(f"{g}.")]
+    return max(inside, key=len, default=path or comparison.tap)
+
+
+def _table(rows: Sequence[tuple[str, Comparison]], console: Console) -> None:
+    cells = [
+        (label, "x".join(map(str, c.shape)) or "scalar", f"{c.error:.1e}", _relative(c), c.verdict)
+        for label, c in rows
+    ]
+    head = ("tap (worst of its stage)", "shape", "max|a-b|", "of scale")
+    widths = [max(len(head[i]), *(len(row[i]) for row in cells)) for i in range(4)]
+    console.print(Text(f"  {_line(head, widths)}  verdict"), style="bold", soft_wrap=True)
+    for row in cells[:MAX_ROWS]:
+        line = Text(f"  {_line(row[:4], widths)}  ")
+        console.print(line.append(row[4].value, COLOURS[row[4]]), soft_wrap=True)
+    if len(cells) > MAX_ROWS:
+        console.print(Text(f"  … and {len(cells) - MAX_ROWS} more (--json has all)"))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, second, *numbers = cells
+    left = f"{first:<{widths[0]}}  {second:<{widths[1]}}"
+    return left + "".join(f"  {cell:>{width}}" for cell, width in zip(numbers, widths[2:], strict=True))
+
+
+def _relative(comparison: Comparison) -> str:
+    return "-" if comparison.why else f"{comparison.relative:.1e}"
+
+
+def _verdict(stage: StageResult, console: Console) -> None:
+    bad = [c for c in stage.comparisons if not c]
+    line = Text(f"{stage.stage}: ").append(stage.verdict.value, COLOURS[stage.verdict])
+    if stage.comparisons:
+        line.append(f" · {len(stage.comparisons) - len(bad)} of {len(stage.comparisons)} taps agree")
+        worst = stage.worst
+        if worst is not None and not bad:
+            line.append(f", worst {worst.tap} at {worst.relative:.1e} of scale")
+        line.append(f" · {stage.tolerance}")
+    times = ", ".join(f"{side} {seconds:.2f} s" for side, seconds in stage.seconds.items())
+    console.print(line.append(f" · {times}" if times else ""), soft_wrap=True)
+    for remark in stage.remarks:
+        console.print(Text(remark), soft_wrap=True)
+
+
+def _explain(stage: StageResult, result: RunResult, console: Console) -> None:
+    if stage.blamed:
+        console.print(Text("First own divergence (equal inputs, other output):"), style="bold")
+        for number, comparison in enumerate(stage.blamed[:MAX_BLAMED]):
+            if number == 1:
+                console.print(Text("Further own divergences, independent of the first:"), style="bold")
+            for line in describe_failure(comparison):
+                console.print(Text(f"  {line}"), soft_wrap=True)
+        if len(stage.blamed) > MAX_BLAMED:
+            console.print(Text(f"  … and {len(stage.blamed) - MAX_BLAMED} more (--json has all)"))
+        console.print(Text("Everything else that differs inherits it."))
+    else:
+        first = next(c for c in stage.comparisons if not c)
+        console.print(Text("First divergence:"), style="bold")
+        for line in describe_failure(first):
+            console.print(Text(f"  {line}"), soft_wrap=True)
+        if stage.isolated:
+            console.print(
+                Text(
+                    "No module differs by itself when it gets equal inputs: small differences add up along the depth."
+                )
+            )
+    console.print(Text(f"Next: {next_command(stage, result)}"), soft_wrap=True)
+
+
+def describe_failure(comparison: Comparison) -> Iterator[str]:
+    """What there is to say of one tap that differs, a line each; every renderer uses these."""
+    types = " / ".join(dict.fromkeys(comparison.types.values()))
+    yield f"{comparison.tap or '(the network)'}  ({types})"
+    for side, path in comparison.paths.items():
+        yield f"{side + ' path:':<13}{path or '(the network itself: code between its modules)'}"
+    if comparison.why:
+        yield comparison.why
+    if comparison.values:
+        values = ", ".join(f"{side} {value:.9g}" for side, value in comparison.values.items())
+        yield f"worst at {list(comparison.index)}: {values}"
+        yield f"max|a-b| {comparison.error:.3g}, {comparison.relative:.3g} of scale {comparison.scale:.3g}"
+    if not comparison.why:
+        yield f"smallest tolerance that would pass: {_round_up(comparison.relative)}"
+
+
+def _round_up(value: float) -> str:
+    """`value` with two digits, never smaller than it is."""
+    if value == float("inf"):
+        return "none (the reference is zero)"
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    text = f"{mantissa}e{exponent}"
+    return text if float(text) >= value else f"{float(mantissa) + 0.1:.1f}e{exponent}"
+
+
+def next_command(stage: StageResult, result: RunResult) -> str:
+    """The command that shows more of the same run."""
+    spec, sides = result.spec, list[Side](("torch", "paddle"))
+    words = [
+        f"stdc-align {stage.stage} --pair {spec.pair} --size {spec.size[0]}x{spec.size[1]} --mode {spec.mode}"
+    ]
+    words += [f"--weights {spec.weights}"] if spec.weights else []
+    words += [f"--batch {spec.batch} --seed {spec.seed}"]
+    more = "--taps modules -v" if spec.dtype == "float64" else "--dtype float64 --taps modules -v"
+    why = "" if spec.dtype == "float64" else f"   # does it remain in float64 on {' and '.join(sides)}?"
+    return f"{' '.join(words)} {more}{why}"

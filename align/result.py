@@ -1,0 +1,127 @@
+"""The one result model: what was compared, how far apart it is, and the verdict. Renderers only show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from stdc_parity.align.record import TapKind
+from stdc_parity.align.spec import RunSpec
+from stdc_parity.converters.architecture import Side
+
+
+class Verdict(str, Enum):
+    """PASS: within the tolerance. ROUNDING: over it, but explained by float32 rounding (a float64 run of
+    both sides agrees). DIVERGED: anything else, a crash of one side included.
+    """
+
+    PASS = "PASS"
+    ROUNDING = "ROUNDING"
+    DIVERGED = "DIVERGED"
+
+    def __bool__(self) -> bool:
+        """Whether the two sides compute the same."""
+        return self is not Verdict.DIVERGED
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One tap on both sides, the reference (PyTorch) first.
+
+    `error` is max|a - b| over finite elements and `scale` max|reference|; `relative` is their quotient,
+    the smallest `--tol` that would pass. `index` is where the worst element is. `why` says what is wrong
+    beyond the size of the error: a shape, a dtype, NaN on one side, a tap missing.
+    """
+
+    tap: str
+    kind: TapKind
+    paths: Mapping[Side, str]
+    types: Mapping[Side, str]
+    verdict: Verdict
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    error: float = 0.0
+    scale: float = 0.0
+    relative: float = 0.0
+    index: tuple[int, ...] = ()
+    values: Mapping[Side, float] = field(default_factory=dict)
+    why: str = ""
+
+    def __bool__(self) -> bool:
+        """Whether the tap agrees."""
+        return bool(self.verdict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A side that gave no record: it crashed, or its own code raised."""
+
+    side: Side
+    message: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One rung: its comparisons in execution order, and the modules to blame, first one first.
+
+    `blamed` are the comparisons of modules that were given equal inputs and still differ, and of whose
+    children none does. `isolated` says whether that was looked into.
+    """
+
+    stage: str
+    comparisons: Sequence[Comparison]
+    tolerance: str
+    seconds: Mapping[Side, float] = field(default_factory=dict)
+    failures: Sequence[Failure] = ()
+    blamed: Sequence[Comparison] = ()
+    isolated: bool = False
+    remarks: Sequence[str] = ()
+    facts: Mapping[Side, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst tap's verdict; DIVERGED if a side failed or nothing was compared."""
+        if self.failures or not self.comparisons:
+            return Verdict.DIVERGED
+        order = list(Verdict)
+        return max((c.verdict for c in self.comparisons), key=order.index)
+
+    @property
+    def worst(self) -> Comparison | None:
+        """The tap that is furthest beyond what is allowed, the first of equals."""
+        return max(self.comparisons, key=badness, default=None)
+
+    def __bool__(self) -> bool:
+        """Whether the rung holds."""
+        return bool(self.verdict)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run: what was asked, with which weights, and a result for every rung that was climbed.
+
+    `groups` are the dotted paths of the network's stages, in execution order: a table has a row for each.
+    """
+
+    spec: RunSpec
+    weights: str
+    groups: Sequence[str]
+    stages: Sequence[StageResult]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst rung's verdict."""
+        order = list(Verdict)
+        return max((stage.verdict for stage in self.stages), key=order.index)
+
+    def __bool__(self) -> bool:
+        """Whether every rung holds."""
+        return bool(self.verdict)
+
+
+def badness(comparison: Comparison) -> tuple[bool, bool, float]:
+    """A key that orders comparisons from good to bad."""
+    return (not comparison, bool(comparison.why), comparison.relative)

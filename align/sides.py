@@ -1,0 +1,114 @@
+"""The two sides' processes. One that dies is that side's result, not the end of the run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from stdc_parity.align.result import Failure
+from stdc_parity.converters import errors
+from stdc_parity.converters.architecture import Side
+
+PACKAGES: Mapping[Side, str] = {"torch": "torch", "paddle": "paddlepaddle"}
+
+
+class SideProcess:
+    """A worker process with one framework in it, which answers jobs one by one."""
+
+    def __init__(self, side: Side, threads: int) -> None:
+        """Start it; its imports run while the caller goes on."""
+        self.side = side
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
+        quiet = {"GLOG_minloglevel": "2", "PYTHONWARNINGS": "ignore"}
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} | quiet
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "stdc_parity.align.worker", side],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def ask(self, job: Mapping[str, Any]) -> None:
+        """Send a job; the answer is fetched by `answer`."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # `answer` finds out why
+
+    def answer(self) -> dict[str, Any] | Failure:
+        """Wait for the answer to the last job. Raises ParityError for what the user can mend."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            return Failure(self.side, self._death(), self._last_words())
+        reply: dict[str, Any] = json.loads(line)
+        if reply["ok"]:
+            return reply
+        if reply["kind"] == "MissingFramework":
+            raise missing_framework(self.side, reply["message"])
+        if reply["kind"] != "Exception":
+            raise getattr(errors, reply["kind"])(reply["message"], reply["note"])
+        return Failure(self.side, reply["message"], reply["note"])
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def _death(self) -> str:
+        code = self._process.wait()
+        if code < 0:
+            return f"its process was ended by {signal.Signals(-code).name}"
+        return f"its process ended with exit code {code}"
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        text = self._errors.read().decode(errors="replace")
+        return "\n".join(text.strip().splitlines()[-8:])
+
+
+def missing_framework(side: Side, detail: str = "") -> errors.MissingFramework:
+    """The error for a framework that is not there, with the way to get it."""
+    return errors.MissingFramework(
+        f"the {side} side needs {PACKAGES[side]}, which cannot be imported here{f' ({detail})' if detail else ''}",
+        note=f"pip install 'stdc-parity[{side}]' (README: how to get a CPU or a GPU build).",
+    )
+
+
+@contextmanager
+def open_sides(sides: Sequence[Side], threads: int) -> Iterator[dict[Side, SideProcess]]:
+    """Start the processes of `sides`, both at once. Raises MissingFramework before starting any."""
+    for side in sides:
+        if importlib.util.find_spec(side) is None:
+            raise missing_framework(side)
+    processes = {side: SideProcess(side, threads) for side in sides}
+    try:
+        yield processes
+    finally:
+        for process in processes.values():
+            process.close()
+
+
+def default_threads() -> int:
+    """The cores of this machine shared out between the two sides, at least one each."""
+    return max(1, (os.cpu_count() or 2) // 2)

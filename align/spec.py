@@ -1,0 +1,38 @@
+"""What one align run is asked to do, as data that travels to the two sides' processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Mode = Literal["eval", "train"]
+Dtype = Literal["float32", "float64"]
+TapLevel = Literal["outputs", "stages", "modules"]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """The options of a run. `size` is (height, width) in pixels; `weights` the path of a checkpoint of
+    either framework, None for seeded weights; `key` the path of keys to its state dict.
+    """
+
+    pair: str
+    size: tuple[int, int]
+    weights: str | None = None
+    key: str | None = None
+    base: int = 64
+    batch: int = 1
+    seed: int = 0
+    mode: Mode = "eval"
+    dtype: Dtype = "float32"
+    taps: TapLevel = "stages"
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as a JSON object."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> RunSpec:
+        """The spec that `to_json` wrote."""
+        return RunSpec(**{**data, "size": tuple(data["size"])})

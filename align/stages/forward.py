@@ -1,0 +1,169 @@
+"""The forward stage on one side: what the network's modules give, and what each gives by itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from stdc_parity.align.framework import Array, Framework, Network
+from stdc_parity.align.pair import Pair
+from stdc_parity.align.record import Record, Tap, TapKind
+from stdc_parity.align.spec import RunSpec
+
+STAGE = "forward"
+ISOLATED = "forward-isolated"
+
+
+class Recorder:
+    """Collects taps in execution order; equal arrays are kept once (an output is often another's input)."""
+
+    def __init__(self, framework: Framework) -> None:
+        """Start empty."""
+        self.framework = framework
+        self.taps: list[Tap] = []
+        self.arrays: dict[str, Array] = {}
+        self._calls: dict[str, int] = {}
+        self._kept: dict[bytes, Array] = {}
+
+    def call_name(self, path: str) -> str:
+        """A name for this call of the module at `path`: the path, with #2 for its second call, and so on."""
+        self._calls[path] = self._calls.get(path, 0) + 1
+        return path if self._calls[path] == 1 else f"{path}#{self._calls[path]}"
+
+    def add(
+        self, name: str, kind: TapKind, path: str, type_name: str, value: object, *, share: bool = False
+    ) -> None:
+        """Keep the tensors of `value`: one, or those in a tuple, list or dict (`name[0]`, `name[key]`)."""
+        for suffix, tensor in _tensors(value, self.framework):
+            array = self.framework.to_array(tensor)
+            if share:
+                digest = hashlib.blake2b(
+                    array.data, digest_size=16, key=str(array.shape).encode()[:64]
+                ).digest()
+                array = self._kept.setdefault(digest, array)
+            self.taps.append(Tap(name + suffix, kind, path, type_name))
+            self.arrays[name + suffix] = array
+
+
+def _tensors(value: object, framework: Framework) -> Iterator[tuple[str, Any]]:
+    if framework.is_tensor(value):
+        yield "", value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from ((f"[{key}]{suffix}", tensor) for suffix, tensor in _tensors(item, framework))
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from ((f"[{i}]{suffix}", tensor) for suffix, tensor in _tensors(item, framework))
+
+
+def call(network: Network, pair: Pair, inputs: Sequence[Any]) -> Any:
+    """One forward pass as the pair defines it."""
+    return network(*inputs) if pair.method == "forward" else getattr(network, pair.method)(*inputs)
+
+
+def capture(framework: Framework, network: Network, pair: Pair, image: Array, spec: RunSpec) -> Record:
+    """Run one forward pass and record the taps that `spec.taps` asks for, and in train mode the statistics."""
+    recorder = Recorder(framework)
+    watched = _watched(framework, network, pair, spec.taps)
+    stops = [_watch(framework, module, path, recorder, inputs=False) for path, module in watched]
+    with framework.no_grad():
+        result = call(network, pair, [framework.to_tensor(image)])
+    for stop in stops:
+        stop()
+    _add_outputs(recorder, network, pair, result)
+    if spec.mode == "train":
+        _add_statistics(recorder, framework, network)
+    return Record(framework.SIDE, STAGE, recorder.taps, recorder.arrays)
+
+
+def capture_calls(framework: Framework, network: Network, pair: Pair, image: Array) -> Record:
+    """Run one forward pass and record every module's inputs and outputs, for the other side to replay."""
+    recorder = Recorder(framework)
+    watched = _watched(framework, network, pair, "modules")
+    stops = [_watch(framework, module, path, recorder, inputs=True) for path, module in watched]
+    with framework.no_grad():
+        tensor = framework.to_tensor(image)
+        recorder.add(" input", "input", "", type(network).__name__, (tensor,))
+        result = call(network, pair, [tensor])
+    for stop in stops:
+        stop()
+    _add_outputs(recorder, network, pair, result)
+    if network.training:
+        _add_statistics(recorder, framework, network)
+    return Record(framework.SIDE, ISOLATED, recorder.taps, recorder.arrays)
+
+
+def replay(framework: Framework, network: Network, pair: Pair, reference: Record) -> Record:
+    """Feed each module of this side the inputs that the reference side's module had, and record what it gives.
+
+    What differs then is the module's own doing, not inherited. Modules that the reference does not have by
+    that path are left out. Running statistics are put back after every module.
+    """
+    recorder = Recorder(framework)
+    modules = dict(framework.modules(network))
+    calls: dict[str, list[Array]] = {}
+    paths: dict[str, str] = {}
+    for tap in reference.taps:
+        if tap.kind == "input":
+            name = tap.name.rpartition(" input")[0]
+            calls.setdefault(name, []).append(reference.arrays[tap.name])
+            paths[name] = tap.path
+    for name, arrays in calls.items():
+        module = modules.get(paths[name])
+        if module is None:
+            continue
+        inputs = [framework.to_tensor(array) for array in arrays]
+        before = framework.state(module) if module.training else {}
+        with framework.no_grad():
+            result = module(*inputs) if paths[name] else call(network, pair, inputs)
+        if paths[name]:
+            recorder.add(name, "module", paths[name], type(module).__name__, result)
+        else:
+            _add_outputs(recorder, network, pair, result)
+        if before:
+            _add_own_statistics(recorder, framework, module, paths[name])
+            framework.load(module, before)
+    return Record(framework.SIDE, ISOLATED, recorder.taps, recorder.arrays)
+
+
+def _watched(framework: Framework, network: Network, pair: Pair, level: str) -> list[tuple[str, Any]]:
+    """The modules to tap: none, the pair's stages, or all below the network itself."""
+    wanted = {"outputs": (), "stages": pair.stages}.get(level)
+    modules = [(path, module) for path, module in framework.modules(network) if path]
+    if wanted is None:
+        return modules
+    return [(path, module) for path, module in modules if path in wanted]
+
+
+def _watch(framework: Framework, module: Any, path: str, recorder: Recorder, *, inputs: bool) -> Any:
+    kind = type(module).__name__
+
+    def seen(given: Sequence[Any], result: Any) -> None:
+        name = recorder.call_name(path)
+        if inputs:
+            recorder.add(f"{name} input", "input", path, kind, given, share=True)
+        recorder.add(name, "module", path, kind, result, share=inputs)
+
+    return framework.watch(module, seen)
+
+
+def _add_outputs(recorder: Recorder, network: Network, pair: Pair, result: Any) -> None:
+    values = result if isinstance(result, list | tuple) else [result]
+    for i, value in enumerate(values):
+        name = pair.outputs[i] if i < len(pair.outputs) else f"output{i}"
+        recorder.add(name, "output", "", type(network).__name__, value)
+
+
+def _add_statistics(recorder: Recorder, framework: Framework, network: Network) -> None:
+    """Record every norm's running statistics, as the pass left them."""
+    for path, module in framework.modules(network):
+        _add_own_statistics(recorder, framework, module, path)
+
+
+def _add_own_statistics(recorder: Recorder, framework: Framework, module: Any, path: str) -> None:
+    """Record the running statistics that belong to `module` itself, not to its children."""
+    for name, array in framework.buffers(module).items():
+        if "." not in name:
+            recorder.taps.append(Tap(f"{path}.{name}", "buffer", path, type(module).__name__))
+            recorder.arrays[f"{path}.{name}"] = array

@@ -1,0 +1,66 @@
+"""What the converter knows of a network: its tensors by name, and what kind of thing each one is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal[
+    "conv", "linear", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "norm.batches"
+]
+Side = Literal["torch", "paddle"]
+
+PADDLE_SUFFIX: Mapping[Kind, tuple[str, str]] = {
+    "norm.running_mean": ("running_mean", "_mean"),
+    "norm.running_var": ("running_var", "_variance"),
+}
+"""Norm statistics are the only tensors that the two frameworks name differently: (torch, paddle)."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of an architecture: its kind, which decides the rule, and its shape in PyTorch."""
+
+    kind: Kind
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network as its official state dict shows it.
+
+    `tensors` maps official PyTorch names to their specs, in the order of the official state dict, each
+    tensor once. `aliases` maps further official names of the same tensors to those. `abn_norms` are the
+    norm modules that the published checkpoints were trained with as InPlaceABN. `other_norms` are the
+    norms that stayed plain batch norms in them: they tell an InPlaceABN checkpoint from one that merely
+    lost its counters.
+    """
+
+    name: str
+    facts: Mapping[str, str | int | bool]
+    tensors: Mapping[str, TensorSpec]
+    aliases: Mapping[str, str]
+    abn_norms: frozenset[str]
+    other_norms: frozenset[str]
+
+    def describe(self) -> str:
+        """`stdc2-seg (19 classes, base 64, cat blocks, with ImageNet head)`: one line for people."""
+        facts = self.facts
+        words = [f"{facts['num_classes']} classes"] if facts.get("num_classes") else []
+        words += [f"base {facts['base']}", f"{facts['block']} blocks"]
+        words += ["with ImageNet head" if facts["imagenet_head"] else "without ImageNet head"]
+        return f"{self.name} ({', '.join(words)})"
+
+
+def paddle_name(name: str, kind: Kind) -> str:
+    """The name that the Paddle twin gives to the tensor which PyTorch calls `name`."""
+    if kind not in PADDLE_SUFFIX:
+        return name
+    torch_suffix, paddle_suffix = PADDLE_SUFFIX[kind]
+    return name.removesuffix(torch_suffix) + paddle_suffix
+
+
+def paddle_shape(spec: TensorSpec) -> tuple[int, ...]:
+    """The shape of the tensor in Paddle: a Linear weight is (in, out) there and (out, in) in PyTorch."""
+    return spec.shape[::-1] if spec.kind == "linear" else spec.shape

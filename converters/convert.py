@@ -1,0 +1,181 @@
+"""One conversion from file to file, and the same rules in memory for whoever loads a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stdc_parity.converters.architecture import Architecture, Side
+from stdc_parity.converters.containers import PADDLE_PICKLE, Contents, read_container, write_paddle, write_torch
+from stdc_parity.converters.errors import CheckpointError, UsageError, shown
+from stdc_parity.converters.plan import (
+    RULES,
+    Abn,
+    Plan,
+    apply_plan,
+    choose_architecture,
+    counters,
+    make_plan,
+    naming,
+)
+from stdc_parity.converters.statedict import Array, StateDict, find_state_dict
+
+SUFFIXES = (".tar", ".pth", ".pt", ".ckpt", ".bin", ".pdparams", ".pdopt", ".pkl")
+TARGET_SUFFIX: Mapping[Side, str] = {"torch": ".pth", "paddle": ".pdparams"}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A conversion that is planned, with the source opened and nothing written yet.
+
+    `tensors` are the target's, by name; `batches` the norms' counters by PyTorch name; `remarks` are
+    lines that the user should see (InPlaceABN, non-finite values, other state dicts in the file).
+    """
+
+    source: Path
+    contents: Contents
+    state: StateDict
+    plan: Plan
+    tensors: Mapping[str, Array]
+    batches: Mapping[str, int]
+    remarks: tuple[str, ...]
+
+    @property
+    def target_side(self) -> Side:
+        """The framework whose names the target has."""
+        return other(self.plan.source_side)
+
+
+def other(side: Side) -> Side:
+    """The other framework."""
+    return "paddle" if side == "torch" else "torch"
+
+
+def default_target(source: Path, side: Side) -> Path:
+    """`STDCNet1446_76.47.tar` -> `STDCNet1446_76.47.pdparams`: known suffixes go, dots in the name stay."""
+    name = source.name
+    while (end := next((s for s in SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), None)) is not None:
+        name = name[: -len(end)]
+    return source.with_name(name + TARGET_SUFFIX[side])
+
+
+def open_state_dict(source: str | os.PathLike[str], key: str | None = None) -> tuple[Contents, StateDict, Side]:
+    """Read a checkpoint of either framework: its container, its state dict, and whose names it uses."""
+    contents = read_container(source)
+    try:
+        state = find_state_dict(contents.root, key=key)
+        return contents, state, naming(state.tensors, "paddle" if contents.container == PADDLE_PICKLE else "torch")
+    except CheckpointError as error:
+        raise CheckpointError(f"{shown(os.fspath(source))}: {error.message}", error.note) from None
+
+
+def plan_conversion(
+    source: Path,
+    to: Side,
+    *,
+    model: str | None = None,
+    key: str | None = None,
+    abn: Abn = "auto",
+    aliases: bool = False,
+) -> Conversion:
+    """Read `source` and decide everything; nothing is written.
+
+    Raises CheckpointError for what the file is or lacks, UsageError for options that do not fit it.
+    """
+    contents, state, side = open_state_dict(source, key)
+    if side == to:
+        raise UsageError(
+            f"{shown(source.name)} has {_FRAMEWORK[side]} names already",
+            note=f"The other way is `stdc-convert {side}2{other(side)}`.",
+        )
+    try:
+        architecture = choose_architecture(state.tensors, side, model)
+        plan = make_plan(state, architecture, side, abn=abn, aliases=aliases)
+    except CheckpointError as error:
+        raise CheckpointError(f"{shown(source.name)}: {error.message}", error.note) from None
+    batches = counters(plan, state.tensors) if side == "torch" else {}
+    tensors = apply_plan(plan, state.tensors, batches)
+    return Conversion(source, contents, state, plan, tensors, batches, tuple(remarks(state, plan)))
+
+
+def write_conversion(
+    conversion: Conversion, target: Path, *, force: bool = False, wrap: str | None = None
+) -> None:
+    """Write the target in one step; `wrap` puts the state dict of a PyTorch target under that key.
+
+    Raises UsageError when `target` exists (without `force`), is the source, or cannot be written.
+    """
+    if conversion.target_side == "paddle":
+        write_paddle(target, conversion.tensors, force=force, source=conversion.source)
+    else:
+        root: Mapping[str, Any] = {wrap: conversion.tensors} if wrap else conversion.tensors
+        write_torch(target, root, force=force, source=conversion.source)
+
+
+def remarks(state: StateDict, plan: Plan) -> list[str]:
+    """What a person should know about this checkpoint, a sentence each."""
+    lines = []
+    if plan.abn:
+        count = plan.count("abs")
+        lines.append(
+            f"InPlaceABN: {count} head norms were trained with |weight| + 1e-5 as their scale and are written so "
+            "(--abn no to copy them)."
+        )
+    if state.others:
+        lines.append(
+            f"Taken from {state.where or 'the top'!r}; the file also has state dicts under "
+            f"{', '.join(map(repr, state.others))} (--key)."
+        )
+    bad = [shown(name) for name, tensor in state.tensors.items() if not _finite(tensor)]
+    if bad:
+        lines.append(f"NaN or Inf in {len(bad)} tensors: {', '.join(bad[:5])}{', …' if len(bad) > 5 else ''}.")
+    return lines
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint as one side's twin loads it: tensors by that side's names, and what it was."""
+
+    tensors: Mapping[str, Array]
+    architecture: Architecture
+    remarks: tuple[str, ...]
+
+
+def weights_for(side: Side, tensors: StateDict, naming_side: Side, *, model: str | None = None) -> Weights:
+    """`tensors`, a state dict in either framework's names, as `side`'s twin loads it.
+
+    For the side whose names it has, only aliases go and InPlaceABN's weights become a batch norm's; for
+    the other side the converter's plan is applied. So the two sides' weights differ by the conversion
+    alone, which is part of what an align run proves.
+    """
+    architecture = choose_architecture(tensors.tensors, naming_side, model)
+    plan = make_plan(tensors, architecture, naming_side)
+    if side != naming_side:
+        converted: Mapping[str, Array] = apply_plan(plan, tensors.tensors, {})
+    else:
+        rewritten = {entry.source for entry in plan.entries if entry.rule == "abs"}
+        converted = {
+            name: RULES["abs" if name in rewritten else "copy"](tensor)
+            for name, tensor in tensors.tensors.items()
+            if name not in architecture.aliases
+        }
+    return Weights(converted, architecture, tuple(remarks(tensors, plan)))
+
+
+_FRAMEWORK: Mapping[Side, str] = {"torch": "PyTorch's", "paddle": "Paddle's"}
+
+
+def _finite(tensor: Array) -> bool:
+    if tensor.dtype.kind in "biu" or tensor.size == 0:
+        return True
+    if tensor.dtype.kind == "f":
+        # A sum is one pass without a temporary; an overflow to Inf only costs the exact test.
+        with np.errstate(all="ignore"):
+            if np.isfinite(tensor.sum(dtype=np.float64 if tensor.itemsize == 8 else np.float32)):
+                return True
+    return bool(np.isfinite(tensor.astype(np.float32)).all())

@@ -1,0 +1,158 @@
+"""What the converter tells people and programs: summary, plan, inspection, certificate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stdc_parity.converters.architecture import Side
+from stdc_parity.converters.atomic import atomic_write
+from stdc_parity.converters.convert import Conversion, open_state_dict, remarks
+from stdc_parity.converters.errors import ParityError, shown
+from stdc_parity.converters.plan import Entry, choose_architecture, make_plan, recognise
+from stdc_parity.converters.statedict import Array
+
+CERTIFICATE_SCHEMA = 1
+HASH_CHUNK = 1 << 22
+
+
+def summary_lines(conversion: Conversion, target: Path | None) -> Iterator[str]:
+    """What was done, in a few lines; `target` is None for a dry run."""
+    plan, state = conversion.plan, conversion.state
+    yield f"{shown(conversion.source.name)}: {conversion.contents.container}, {plan.architecture.describe()}"
+    kept = sum(entry.target is not None for entry in plan.entries)
+    size = sum(array.nbytes for array in conversion.tensors.values())
+    changed = [f"{plan.count('transpose')} transposed"] if plan.count("transpose") else []
+    changed += [f"{plan.count('create')} created"] if plan.count("create") else []
+    aliases = sum(entry.reason.startswith("alias") and entry.target is None for entry in plan.entries)
+    counters = sum((entry.source or "").endswith("num_batches_tracked") and not entry.reason.startswith("alias")
+                   and entry.target is None for entry in plan.entries)  # fmt: skip
+    changed += [f"{aliases} aliases dropped (equal bytes)"] if aliases else []
+    changed += [f"{counters} batch counters dropped"] if counters else []
+    yield f"{len(state.original)} tensors -> {kept} ({_megabytes(size)}); {', '.join(changed) or 'all copied'}"
+    yield from conversion.remarks
+    if target is None:
+        yield "Dry run: nothing was written."
+    else:
+        yield f"Wrote {shown(str(target))} ({_megabytes(target.stat().st_size)})."
+
+
+def plan_lines(conversion: Conversion) -> Iterator[str]:
+    """A line for every key: source, rule, target, and the reason if it is not a copy."""
+    for entry in conversion.plan.entries:
+        source = shown(conversion.state.original.get(entry.source or "", entry.source or "-"))
+        target = shown(entry.target or "-")
+        shapes = "" if entry.source_shape == entry.target_shape else f" {entry.source_shape} -> {entry.target_shape}"
+        reason = f"  # {entry.reason}" if entry.reason else ""
+        yield f"{entry.rule:<9} {source} -> {target}{shapes if entry.source and entry.target else ''}{reason}"
+
+
+def inspect_lines(source: Path, key: str | None, *, list_keys: bool = False) -> Iterator[str]:
+    """Everything that is known of a checkpoint without converting it. Raises CheckpointError."""
+    contents, state, side = open_state_dict(source, key)
+    tensors = state.tensors
+    yield f"file          {shown(str(source))} ({_megabytes(contents.size)})"
+    yield f"container     {contents.container}, {contents.version}"
+    yield f"state dict    {shown(state.where) if state.where else 'at the top'}, {len(tensors)} tensors"
+    if state.others:
+        yield f"              also under {', '.join(map(shown, state.others))} (--key)"
+    for line in state.beside:
+        yield f"beside        {shown(line)}"
+    yield f"names         {side} (norm statistics are called {'running_mean' if side == 'torch' else '_mean'})"
+    architecture = recognise(tensors, side)
+    yield f"architecture  {architecture.describe() if architecture else 'not recognised'}"
+    values = sum(tensor.size for tensor in tensors.values())
+    dtypes = Counter(tensor.dtype.name for tensor in tensors.values())
+    yield f"values        {values:,} in {_megabytes(sum(t.nbytes for t in tensors.values()))} of tensors by name"
+    yield f"dtypes        {', '.join(f'{count} {name}' for name, count in dtypes.most_common())}"
+    for line in _odd(state, side, architecture is not None):
+        yield f"note          {line}"
+    if list_keys:
+        for name, tensor in tensors.items():
+            yield f"  {shown(state.original[name])}  {tensor.shape}  {tensor.dtype.name}"
+
+
+def _odd(state: Any, side: Side, recognised: bool) -> Iterator[str]:
+    """What is odd about it, as the plan of a conversion finds it."""
+    renamed = sum(short != name for short, name in state.original.items())
+    if renamed:
+        yield f"{renamed} keys have a wrapper's prefix (module., model., …), which is stripped"
+    for name, what in state.dropped.items():
+        yield f"{shown(name)} in the state dict is not a tensor: {shown(what)}"
+    if not recognised:
+        return
+    try:
+        plan = make_plan(state, choose_architecture(state.tensors, side, None), side)
+    except ParityError as error:
+        yield from str(error).splitlines()
+        return
+    aliases = sum(entry.reason.startswith("alias") for entry in plan.entries)
+    if aliases:
+        yield f"{aliases} tensors are second names (x2. … x32.) of others, with equal bytes"
+    yield from remarks(state, plan)
+
+
+def write_certificate(conversion: Conversion, target: Path | None, path: Path, *, force: bool) -> None:
+    """Write the account of a conversion as JSON; `target` is None for a dry run.
+
+    It has every key with its rule, shapes and the sha256 of its C-ordered little-endian bytes before and
+    after, and the hashes of both files. Raises UsageError if `path` may not be written.
+    """
+    account = {
+        "schema_version": CERTIFICATE_SCHEMA,
+        "tool": f"stdc-parity {version('stdc-parity')}",
+        "direction": f"{conversion.plan.source_side}2{conversion.target_side}",
+        "architecture": {"name": conversion.plan.architecture.name, **conversion.plan.architecture.facts},
+        "inplace_abn": conversion.plan.abn,
+        "source": _file_account(conversion.source)
+        | {"container": conversion.contents.container, "state_dict": conversion.state.where},
+        "target": None if target is None else _file_account(target),
+        "entries": [_entry_account(entry, conversion) for entry in conversion.plan.entries],
+        "batches": dict(conversion.batches),
+        "remarks": list(conversion.remarks),
+    }
+    with atomic_write(path, force=force, source=conversion.source) as file:
+        file.write((json.dumps(account, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _entry_account(entry: Entry, conversion: Conversion) -> dict[str, Any]:
+    before = conversion.state.tensors.get(entry.source or "")
+    after = conversion.tensors.get(entry.target or "")
+    digest = None if before is None else sha256(before)
+    same = entry.rule == "copy" and after is not None
+    return {
+        "source": entry.source and conversion.state.original.get(entry.source, entry.source),
+        "target": entry.target,
+        "rule": entry.rule,
+        "reason": entry.reason,
+        "dtype": next((a.dtype.name for a in (before, after) if a is not None), None),
+        "source_shape": entry.source_shape,
+        "target_shape": entry.target_shape,
+        "source_sha256": digest,
+        "target_sha256": digest if same else None if after is None else sha256(after),
+    }
+
+
+def sha256(tensor: Array) -> str:
+    """The hash of a tensor's values: its C-ordered little-endian bytes, without shape or dtype."""
+    native = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
+    return hashlib.sha256(np.ascontiguousarray(native).reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def _file_account(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASH_CHUNK):
+            digest.update(chunk)
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size:,} bytes"

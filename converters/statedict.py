@@ -1,0 +1,153 @@
+"""Finding the state dict in what a checkpoint holds: wrappers, prefixes, and what stands beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stdc_parity.converters.errors import CheckpointError, UsageError
+
+Array = npt.NDArray[Any]
+
+WRAPPERS = (
+    "state_dict", "model", "model_state", "model_state_dict", "net", "network", "params", "weights", "module",
+    "ema", "model_ema", "ema_state_dict", "state_dict_ema", "params_ema",
+)  # fmt: skip
+"""Where training scripts put the state dict, the first that is there is taken (`--key` names another)."""
+
+PREFIXES = ("_orig_mod.", "model.", "net.", "network.")
+"""Prefixes that wrappers (torch.compile, Lightning, training classes) put before every key."""
+
+MAX_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """A state dict, where it was, and what was set aside to get it.
+
+    `tensors` maps names, prefixes stripped, to arrays (any dtype and shape). `original` maps those names
+    to the names in the file. `where` is the path of keys to it, "" for a bare state dict. `others` are the
+    paths of further state dicts in the file, `beside` describes what else the file holds, and `dropped`
+    names the entries of the state dict itself that are not tensors.
+    """
+
+    tensors: Mapping[str, Array]
+    original: Mapping[str, str]
+    where: str
+    others: tuple[str, ...]
+    beside: tuple[str, ...]
+    dropped: Mapping[str, str]
+
+
+def find_state_dict(root: object, *, key: str | None = None) -> StateDict:
+    """The state dict in `root`, the object that a container holds.
+
+    `key` is the path of keys to it ("ema", "checkpoint.model"); without it the root itself is taken if no
+    other candidate is larger, else the first of `WRAPPERS`, else the only candidate. Raises CheckpointError when
+    there is none or when several stand under unknown names, UsageError when `key` leads nowhere.
+    """
+    if not isinstance(root, Mapping):
+        raise CheckpointError(
+            f"the file holds {_describe(root)}, not a state dict",
+            note="Save a state dict: torch.save(model.state_dict(), path) or paddle.save(layer.state_dict(), path).",
+        )
+    found = dict(_candidates(root, ""))
+    where = _choose(found, key)
+    raw = found[where]
+    unsupported = {str(k): _refusal(v) for k, v in raw.items() if _refusal(v)}
+    if unsupported:
+        lines = "\n".join(f"  {name!r}: {why}" for name, why in list(unsupported.items())[:10])
+        raise CheckpointError(f"{len(unsupported)} tensors are of a kind that is not converted:\n{lines}")
+    names = {name: _bare_name(name) for name in raw if isinstance(raw[name], np.ndarray)}
+    names = _strip_common(names)
+    _refuse_collisions(names)
+    return StateDict(
+        tensors={short: raw[name] for name, short in names.items()},  # type: ignore[misc]
+        original={short: name for name, short in names.items()},
+        where=where,
+        others=tuple(path for path in found if path != where),
+        beside=tuple(_beside(root, found)),
+        dropped={str(k): _describe(v) for k, v in raw.items() if not isinstance(v, np.ndarray)},
+    )
+
+
+def _candidates(node: Mapping[object, object], path: str, depth: int = 0) -> Iterator[tuple[str, dict[str, object]]]:
+    """Every dict with names and tensors in it, but for optimizers' states, with the path of keys to it."""
+    if "param_groups" in node:
+        return
+    if any(isinstance(k, str) and (isinstance(v, np.ndarray) or _refusal(v)) for k, v in node.items()):
+        yield path, {k: v for k, v in node.items() if isinstance(k, str)}
+    if depth == MAX_DEPTH:
+        return
+    for k, child in node.items():
+        if isinstance(child, Mapping) and isinstance(k, str) and "optim" not in k.lower():
+            yield from _candidates(child, f"{path}.{k}" if path else k, depth + 1)
+
+
+def _choose(found: Mapping[str, Mapping[str, object]], key: str | None) -> str:
+    listed = ", ".join(repr(path) for path in found)
+    if key is not None:
+        if key not in found:
+            raise UsageError(f"--key {key}: no state dict there.", note=f"The file has: {listed or 'none'}.")
+        return key
+    if not found:
+        raise CheckpointError("the file holds no tensors by name", note="Is it an optimizer's state or a log?")
+    if "" in found and len(found[""]) == max(map(len, found.values())):
+        return ""
+    for wrapper in WRAPPERS:
+        matches = [path for path in found if path.rpartition(".")[2] == wrapper]
+        if matches:
+            return min(matches, key=lambda path: path.count("."))
+    if len(found) > 1:
+        raise CheckpointError(
+            f"the file holds {len(found)} state dicts: {listed}", note="Choose one with --key PATH."
+        )
+    return next(iter(found))
+
+
+def _bare_name(name: str) -> str:
+    """The name without the `module` components that DataParallel and DDP leave, wherever they stand."""
+    return ".".join(part for part in name.split(".") if part != "module")
+
+
+def _strip_common(names: dict[str, str]) -> dict[str, str]:
+    for prefix in PREFIXES:
+        if names and all(short.startswith(prefix) for short in names.values()):
+            names = {name: short.removeprefix(prefix) for name, short in names.items()}
+    return names
+
+
+def _refuse_collisions(names: Mapping[str, str]) -> None:
+    first: dict[str, str] = {}
+    for name, short in names.items():
+        if short in first:
+            raise CheckpointError(f"two keys name one tensor: {first[short]!r} and {name!r} are both {short!r}")
+        first[short] = name
+
+
+def _beside(root: Mapping[object, object], found: Mapping[str, object]) -> Iterator[str]:
+    """What stands at the top of the file beside the tensors, in words."""
+    tops = {path.partition(".")[0] for path in found}
+    for k, v in root.items():
+        if not isinstance(v, np.ndarray) and str(k) not in tops:
+            yield f"{k!s}: {_describe(v)}"
+
+
+def _refusal(value: object) -> str:
+    """Why a value that stands for a tensor can't be converted; "" for anything else."""
+    return str(getattr(value, "unsupported", ""))
+
+
+def _describe(value: object) -> str:
+    """`dict of 3`, `int 12`, `Namespace`: a few words that fit a line, control characters escaped."""
+    if isinstance(value, Mapping | list | tuple):
+        return f"{type(value).__name__} of {len(value)}"
+    if value is None or isinstance(value, bool | int | float | np.generic):
+        return f"{type(value).__name__} {value!r}"[:60]
+    if isinstance(value, str):
+        return repr(value)[:60]
+    return str(getattr(value, "kind", type(value).__name__))

@@ -1,0 +1,77 @@
+"""What the networks need of Paddle, made to behave as the PyTorch things of the same name do.
+
+`models_torch.layers` exports the same names.
+"""
+
+import math
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+from paddle.nn import functional as F
+
+__all__ = ["BatchNorm2d", "kaiming_normal_", "make_conv", "normal_"]
+
+
+def make_conv(in_planes: int, out_planes: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2D:
+    """Build a convolution as all of STDC's are: square, no bias, padded so that h -> h/stride, rounded up."""
+    padding = kernel // 2
+    return nn.Conv2D(in_planes, out_planes, kernel, stride, padding, groups=groups, bias_attr=False)
+
+
+class BatchNorm2d(nn.BatchNorm2D):
+    """Batch norm that computes what `torch.nn.BatchNorm2d` does, with Paddle's kernel and state names.
+
+    Paddle's own layer differs in two ways:
+
+    - It puts the biased batch variance into `_variance`, PyTorch the unbiased one. With n values a channel
+      they differ by n / (n - 1), a lot after pooling to one value an image.
+    - Its kernel takes epsilon and momentum as float32, also for float64 tensors: where batch variances are
+      small, float64 logits are then off by as much as 4e-8 of scale.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        """Take PyTorch's defaults: eps 1e-5, and momentum 0.1, which Paddle counts the other way round."""
+        super().__init__(num_features, momentum=0.9, epsilon=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (n, c, h, w) of either float type; in train mode move the running statistics.
+
+        Raises ValueError in train mode if there is one value a channel, as PyTorch does (Paddle does not).
+        """
+        epsilon = float(np.float32(self._epsilon))  # what the kernel will add to the variance
+        if not self.training:
+            variance = self._variance + (self._epsilon - epsilon)
+            return F.batch_norm(x, self._mean, variance, self.weight, self.bias, epsilon=epsilon)
+        count = x.shape[0] * x.shape[2] * x.shape[3]
+        if count == 1:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input {x.shape}")
+        # To normalise scale * x with scale^2 * eps is to normalise x with eps. In float32 scale rounds to 1.
+        scale = math.sqrt(epsilon / self._epsilon) if x.dtype == paddle.float64 else 1.0
+        scaled = x if scale == 1.0 else x * scale
+        # With momentum 0 the kernel leaves the batch's own statistics in the two buffers it is given.
+        mean, variance = paddle.zeros_like(self._mean), paddle.zeros_like(self._variance)
+        out = F.batch_norm(
+            scaled, mean, variance, self.weight, self.bias, training=True, momentum=0.0, epsilon=epsilon
+        )
+        with paddle.no_grad():
+            keep, take = self._momentum, 1.0 - self._momentum
+            unbiased = variance * (count / (count - 1) / scale**2)
+            self._mean.set_value(keep * self._mean + take / scale * mean)
+            self._variance.set_value(keep * self._variance + take * unbiased)
+        return out
+
+
+def kaiming_normal_(weight: Tensor, a: float = 0.0, mode: str = "fan_in") -> None:
+    """Fill a convolution's weight (out, in / groups, k, k) in place as `torch.nn.init.kaiming_normal_` does.
+
+    `a` is the slope of the leaky ReLU that follows, `mode` is "fan_in" or "fan_out".
+    """
+    out_planes, in_planes, *kernel = weight.shape
+    fan = (in_planes if mode == "fan_in" else out_planes) * math.prod(kernel)
+    normal_(weight, std=math.sqrt(2.0 / (1.0 + a * a)) / math.sqrt(fan))
+
+
+def normal_(weight: Tensor, std: float) -> None:
+    """Fill a weight in place with samples of a normal distribution around 0."""
+    nn.initializer.Normal(0.0, std)(weight)

@@ -1,0 +1,226 @@
+"""The training recipe: parameter groups, momentum SGD and the learning rate's schedule.
+
+As upstream (MichaelFan01/STDC-Seg, optimizer_loss.py, its constants from train.py and the README's command).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import paddle
+from paddle import Tensor, nn
+from paddle.regularizer import L2Decay
+
+#: What upstream multiplies the learning rate of the decoder's and heads' groups by (optimizer_loss.py).
+LR_MUL = 10.0
+
+
+def learning_rate(
+    it: int,
+    lr0: float = 1e-2,
+    warmup_start_lr: float = 1e-5,
+    warmup_steps: int = 1000,
+    max_iter: int = 60000,
+    power: float = 0.9,
+) -> float:
+    """The base learning rate of iteration `it`, counted from 0, in float64.
+
+    Exponential from `warmup_start_lr` at 0 to `lr0` at `warmup_steps`, then polynomial to 0 at `max_iter`
+    (optimizer_loss.py; the values are train.py's, 60000 the README's). Raises ValueError outside 0..max_iter.
+    """
+    if not 0 <= it <= max(max_iter, warmup_steps):
+        raise ValueError(f"iteration {it} lies outside the schedule 0..{max_iter}")
+    if it <= warmup_steps:
+        if warmup_steps == 0:
+            return lr0
+        factor = (lr0 / warmup_start_lr) ** (1.0 / warmup_steps)
+        return warmup_start_lr * factor**it
+    return lr0 * (1 - (it - warmup_steps) / (float(max_iter) - warmup_steps)) ** power
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share their settings: their names, and the tensors in the same order."""
+
+    name: str
+    lr_mul: float
+    weight_decay: float
+    names: tuple[str, ...]
+    params: tuple[Tensor, ...]
+
+
+def make_groups(
+    model: nn.Layer,
+    loss: nn.Layer | None = None,
+    weight_decay: float = 5e-4,
+    backbone_norms: bool = True,
+    decay_loss: bool = True,
+) -> tuple[Group, ...]:
+    """Upstream's groups wd, nowd, lr_mul_wd, lr_mul_nowd and, with `loss`, loss (its names start "loss.").
+
+    `model.get_params(backbone_norms=...)` gives the four lists, `loss.get_params()` the fifth. Raises
+    ValueError if a parameter is in two groups, or in one but not in the module.
+    """
+    names = {id(param): name for name, param in model.named_parameters()}
+    lists = list(model.get_params(backbone_norms=backbone_norms))
+    if loss is not None:
+        names.update({id(param): f"loss.{name}" for name, param in loss.named_parameters()})
+        lists.append(loss.get_params())
+    loss_decay = weight_decay if decay_loss else 0.0
+    settings = (
+        ("wd", 1.0, weight_decay),
+        ("nowd", 1.0, 0.0),
+        ("lr_mul_wd", LR_MUL, weight_decay),
+        ("lr_mul_nowd", LR_MUL, 0.0),
+        ("loss", 1.0, loss_decay),
+    )
+    groups = []
+    for (name, lr_mul, decay), params in zip(settings, lists, strict=False):
+        unknown = [tuple(p.shape) for p in params if id(p) not in names]
+        if unknown:
+            raise ValueError(
+                f"group {name} holds parameters unknown or in an earlier group, of shapes {unknown}"
+            )
+        groups.append(Group(name, lr_mul, decay, tuple(names.pop(id(p)) for p in params), tuple(params)))
+    return tuple(groups)
+
+
+class Momentum(paddle.optimizer.Momentum):
+    """`paddle.optimizer.Momentum` as `torch.optim.SGD(momentum, weight_decay)` means it, in float64 too.
+
+    Paddle's kernel takes momentum and weight decay as float32 numbers even for float64 parameters, 1e-8 of
+    the buffer after two steps. For those the update is written out here; for others it is Paddle's. In
+    float32 the two frameworks mean the same: the first buffer is the decayed gradient, and there is no
+    dampening.
+    """
+
+    def __init__(self, lr: float, momentum: float, params: list[Tensor], weight_decay: float | None) -> None:
+        # an empty list of parameters is an error in Paddle, and a group may be empty
+        unused = paddle.create_parameter([1], "float32")
+        super().__init__(lr, momentum, params or [unused], weight_decay=weight_decay)
+        self.momentum = momentum
+        self.weight_decay = weight_decay or 0.0
+
+    def decay_of(self, param: Tensor) -> float:
+        """The weight decay that applies to a parameter: its own regularizer, if it has one, goes first."""
+        own = getattr(param, "regularizer", None)
+        if own is None:
+            return self.weight_decay
+        return own._coeff if isinstance(own, L2Decay) else 0.0
+
+    def velocity_of(self, param: Tensor) -> Tensor | None:
+        """The momentum buffer of a parameter, None before its first update."""
+        return self._accumulators.get(self._velocity_acc_str, {}).get(param.name)
+
+    def _append_optimize_op(self, block: object, param_and_grad: tuple[Tensor, Tensor]) -> object:
+        param, grad = param_and_grad
+        if param.dtype != paddle.float64:
+            return super()._append_optimize_op(block, param_and_grad)
+        velocity = self._get_accumulator_master(self._velocity_acc_str, param)
+        decayed = grad + self.decay_of(param) * param
+        velocity.set_value(self.momentum * velocity + decayed)
+        param.set_value(param - self._create_param_lr(param_and_grad) * velocity)
+        return None
+
+
+class Optimizer:
+    """SGD with momentum over named groups, its learning rate set from the schedule before each step.
+
+    `it` is the next iteration, `lr` the base learning rate that was set last (`lr0` before the first step).
+    A parameter whose gradient is absent is not touched; one whose gradient is zero decays.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        lr0: float = 1e-2,
+        momentum: float = 0.9,
+        warmup_start_lr: float = 1e-5,
+        warmup_steps: int = 1000,
+        max_iter: int = 60000,
+        power: float = 0.9,
+    ) -> None:
+        self.groups = tuple(groups)
+        self.schedule = (lr0, warmup_start_lr, warmup_steps, max_iter, power)
+        self.momentum = momentum
+        self.it = 0
+        self.lr = lr0
+        self.optims = [
+            Momentum(lr0 * g.lr_mul, momentum, list(g.params), weight_decay=g.weight_decay or None)
+            for g in self.groups
+        ]
+
+    def set_iteration(self, it: int) -> None:
+        """Give every group the learning rate of iteration `it`, which the next step will be."""
+        self.it = it
+        self.lr = learning_rate(it, *self.schedule)
+        for group, optim in zip(self.groups, self.optims, strict=True):
+            optim.set_lr(self.lr * group.lr_mul)
+
+    def step(self) -> None:
+        """Set the learning rate of this iteration, update every parameter that has a gradient, count on."""
+        self.set_iteration(self.it)
+        for optim in self.optims:
+            optim.step()
+        self.it += 1
+
+    def zero_grad(self) -> None:
+        """Make all gradients absent (not zero: a parameter that the next loss leaves out must not decay)."""
+        for optim in self.optims:
+            optim.clear_grad(set_to_zero=False)
+
+    def learning_rates(self) -> dict[str, float]:
+        """The effective learning rate of each group by name, its multiplier included, as set last."""
+        return {g.name: float(optim.get_lr()) for g, optim in zip(self.groups, self.optims, strict=True)}
+
+    def settings(self) -> dict[str, dict[str, float | str]]:
+        """What applies to each parameter, by name: its group, and effective lr, weight_decay, momentum.
+
+        Read from the framework's own optimizer, not from our recipe.
+        """
+        return {
+            name: {
+                "group": group.name,
+                "lr": optim.get_lr() * param.optimize_attr["learning_rate"],
+                "weight_decay": optim.decay_of(param),
+                "momentum": optim.momentum,
+            }
+            for group, optim in zip(self.groups, self.optims, strict=True)
+            for name, param in zip(group.names, group.params, strict=True)
+        }
+
+    def momentum_buffers(self) -> dict[str, Tensor]:
+        """The momentum buffer of each parameter that was updated at least once, by the parameter's name."""
+        buffers = {}
+        for group, optim in zip(self.groups, self.optims, strict=True):
+            for name, param in zip(group.names, group.params, strict=True):
+                if (buffer := optim.velocity_of(param)) is not None:
+                    buffers[name] = buffer
+        return buffers
+
+
+def build_optimizer(
+    model: nn.Layer,
+    loss: nn.Layer | None = None,
+    lr0: float = 1e-2,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    warmup_start_lr: float = 1e-5,
+    warmup_steps: int = 1000,
+    max_iter: int = 60000,
+    power: float = 0.9,
+    backbone_norms: bool = True,
+    decay_loss: bool = True,
+) -> Optimizer:
+    """The optimizer of train.py, whose values are the defaults.
+
+    Two habits of upstream are options. `backbone_norms`: with InPlaceABNSync upstream's isinstance test
+    leaves the backbone's batch norms in no group, so they are never trained (False); its forks with
+    BatchNorm2d, and any port, train them: the default. `decay_loss`: the fuse kernel's gradient is zero, so
+    weight decay is all that moves it. Upstream decays it (in a list it calls nowd), and so does the default,
+    for it is not idle: in the 60000 iterations it shrinks to a fifth, and what only the stride-2 level marks
+    falls under the threshold of the detail targets at iteration 28839, what strides 2 and 4 mark at 41352.
+    """
+    groups = make_groups(model, loss, weight_decay, backbone_norms, decay_loss)
+    return Optimizer(groups, lr0, momentum, warmup_start_lr, warmup_steps, max_iter, power)

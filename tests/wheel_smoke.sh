@@ -1,0 +1,24 @@
+#!/bin/sh
+# Runs the installed wheel outside the checkout, without a framework. BIN is the clean environment's bin folder.
+set -eu
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+"$BIN/stdc-convert" --version
+"$BIN/stdc-align" --help > help.txt
+"$BIN/python" -m stdc_parity.fixtures.samples sample.tar --model stdc1-seg --base 8
+"$BIN/stdc-convert" torch2paddle sample.tar
+"$BIN/stdc-convert" paddle2torch sample.pdparams back.pth --aliases
+"$BIN/stdc-convert" inspect back.pth > inspect.txt
+grep -q stdc1-seg inspect.txt
+
+code=0
+"$BIN/stdc-align" forward > align.txt 2>&1 || code=$?
+if [ "$code" != 4 ]; then
+    echo "stdc-align without a framework ended with $code, not 4:"
+    cat align.txt
+    exit 1
+fi
+cat align.txt
+echo "wheel: installed without a framework, converts, and says what it lacks"
