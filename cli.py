@@ -116,7 +116,11 @@ def _convert(
     if not options["dry_run"]:
         check_target(target, force=force, source=source)
     if certificate is not None:
-        check_target(certificate, force=force, source=source)
+        file = check_target(certificate, force=force, source=source)
+        if not options["dry_run"] and file == target.resolve():
+            raise click.UsageError("DST and --certificate name the same file.")
+        if not file.parent.is_dir():
+            raise click.UsageError("--certificate: its folder does not exist.")
     conversion = plan_conversion(source, to, model=options["model"], key=options["key"], **planning)
     if options["dry_run"]:
         click.echo("\n".join(report.plan_lines(conversion)))
@@ -199,6 +203,14 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--atol", type=positive, help="With --rtol: numpy.allclose's rule instead of --tol."),
         click.option("--rtol", type=positive),
+        click.option(
+            "--arbiter",
+            type=click.Choice(["auto", "always", "never"]),
+            default="auto",
+            show_default=True,
+            help="Ask a float64 run of both sides about what exceeds the tolerance, about every tap, or never.",
+        ),
+        click.option("--strict", is_flag=True, help="Fail on ROUNDING too."),
         click.option("--threads", type=click.IntRange(1), help="CPU threads of each side (half the cores)."),
         click.option(
             "--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write all figures."
@@ -238,13 +250,14 @@ def _run(stage: Callable[..., Any], options: dict[str, Any]) -> None:
     from stdc_parity.align.judge import Tolerance
     from stdc_parity.align.render_json import write_json
     from stdc_parity.align.render_terminal import render
-    from stdc_parity.align.run import choose_spec
+    from stdc_parity.align.run import Judging, choose_spec
 
     tolerance = Tolerance(*(options.pop(name) for name in ("tol", "atol", "rtol")))
+    judging = Judging(tolerance, options.pop("arbiter"), options.pop("strict"))
     threads, json_path, verbose = (options.pop(name) for name in ("threads", "json_path", "verbose"))
     spec = choose_spec(**options)
     with Console(stderr=True).status(f"both sides run {spec.pair} …"):
-        result = stage(spec, tolerance, threads)
+        result = stage(spec, judging, threads)
     if json_path is not None:
         write_json(result, json_path)
     render(result, Console(highlight=False), verbose=verbose)

@@ -85,7 +85,7 @@ def state(network: nn.Module) -> dict[str, Array]:
 def buffers(network: nn.Module) -> dict[str, Array]:
     """Return a copy of the norms' running statistics, by PyTorch's names."""
     found = {}
-    for name, tensor in network.named_buffers():
+    for name, tensor in network.state_dict().items():
         path, _, last = name.rpartition(".")
         if last in STATISTICS:
             found[f"{path}.{STATISTICS[last]}".removeprefix(".")] = to_array(tensor)

@@ -5,12 +5,14 @@ The worst element counts, never a mean; nothing is broadcast, cast or transposed
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from stdc_parity.align.framework import Array
+from stdc_parity.align.pair import Floor
 from stdc_parity.align.record import Record, Tap
 from stdc_parity.align.result import Comparison, Verdict
 from stdc_parity.converters.architecture import Side
@@ -56,10 +58,17 @@ class _Gap:
     unmatched_at: int = -1
 
 
-def compare_records(reference: Record, other: Record, tolerance: Tolerance) -> list[Comparison]:
+def allowed(tap: str, tol: float, floors: Sequence[Floor]) -> float:
+    """The fraction of its scale that `tap` may differ by: `tol`, or more for a known floor."""
+    return max((floor.relative for floor in floors if re.fullmatch(floor.taps, tap)), default=tol)
+
+
+def compare_records(
+    reference: Record, other: Record, tolerance: Tolerance, floors: Sequence[Floor] = ()
+) -> list[Comparison]:
     """Compare two records tap by tap, in the reference's execution order; inputs are not judged.
 
-    A tap that only one side has is DIVERGED.
+    A tap that only one side has is DIVERGED. `floors` are known differences, for records in float64.
     """
     others = {tap.name: tap for tap in other.taps if tap.kind != "input"}
     comparisons = []
@@ -71,7 +80,8 @@ def compare_records(reference: Record, other: Record, tolerance: Tolerance) -> l
             comparisons.append(_missing(tap, reference.side, other.side))
         else:
             pair = (reference.arrays[tap.name], other.arrays[twin.name])
-            comparisons.append(compare_tap(tap, twin, pair, (reference.side, other.side), tolerance))
+            rule = replace(tolerance, tol=allowed(tap.name, tolerance.tol, floors)) if floors else tolerance
+            comparisons.append(compare_tap(tap, twin, pair, (reference.side, other.side), rule))
     return comparisons + [_missing(tap, other.side, reference.side) for tap in others.values()]
 
 

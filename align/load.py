@@ -78,11 +78,9 @@ def side_weights(side: Side, spec: RunSpec) -> tuple[Pair, dict[str, Array], Map
     return pair, tensors, source.state.tensors
 
 
-def build_network(framework: Framework, pair: Pair, tensors: Mapping[str, Array], spec: RunSpec) -> Network:
-    """One side's network in the dtype and mode of `spec`, with `tensors` loaded. Raises ValueError."""
+def build_network(framework: Framework, pair: Pair, dtype: str) -> Network:
+    """One side's network of a pair in `dtype`, its weights not yet loaded."""
     module, _, function = pair.builders[framework.SIDE].partition(":")
     network = getattr(importlib.import_module(module), function)(**pair.arguments)
-    framework.set_dtype(network, spec.dtype)
-    framework.load(network, tensors)
-    framework.set_mode(network, spec.mode)
+    framework.set_dtype(network, dtype)
     return network

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stdc_parity.converters.architecture import Architecture, Side
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A known difference of the frameworks: the taps that have it (a regular expression for the whole name),
+    the largest fraction of a tap's scale that is not held against the pair, and the reason."""
+
+    taps: str
+    relative: float
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -18,6 +28,8 @@ class Pair:
     mark the stages of the network, on both sides. `architecture` describes the official state dict that
     both sides load; `parts` maps architectures that are a part of it to their prefix in it. `size` is the
     default input size (height, width) in pixels.
+
+    `floors` are known differences of the two frameworks that remain in float64.
     """
 
     name: str
@@ -29,3 +41,4 @@ class Pair:
     method: str = "forward"
     arguments: Mapping[str, object] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
+    floors: Sequence[Floor] = ()

@@ -143,6 +143,9 @@ def describe_failure(comparison: Comparison) -> Iterator[str]:
         values = ", ".join(f"{side} {value:.9g}" for side, value in comparison.values.items())
         yield f"worst at {list(comparison.index)}: {values}"
         yield f"max|a-b| {comparison.error:.3g}, {comparison.relative:.3g} of scale {comparison.scale:.3g}"
+    if comparison.arbiter is not None:
+        noise = ", ".join(f"{side} {value:.1e}" for side, value in comparison.arbiter.noise.items())
+        yield f"in float64: {comparison.arbiter.gap64:.2g} of scale; own float32 rounding: {noise}"
     if not comparison.why:
         yield f"smallest tolerance that would pass: {_round_up(comparison.relative)}"
 

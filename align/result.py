@@ -27,12 +27,26 @@ class Verdict(str, Enum):
 
 
 @dataclass(frozen=True)
+class Arbitration:
+    """What the float64 run said of a float32 tap, all as fractions of the tap's scale.
+
+    `gap64` is the distance of the two sides in float64, `agreed` the largest that counts as agreement.
+    `noise` is each side's own distance from its float32 to its float64 result.
+    """
+
+    gap64: float
+    agreed: float
+    noise: Mapping[Side, float]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """One tap on both sides, the reference (PyTorch) first.
 
     `error` is max|a - b| over finite elements and `scale` max|reference|; `relative` is their quotient,
     the smallest `--tol` that would pass. `index` is where the worst element is. `why` says what is wrong
-    beyond the size of the error: a shape, a dtype, NaN on one side, a tap missing.
+    beyond the size of the error: a shape, a dtype, NaN on one side, a tap missing. `arbiter` is there if a
+    float64 run was asked about this tap.
     """
 
     tap: str
@@ -48,6 +62,7 @@ class Comparison:
     index: tuple[int, ...] = ()
     values: Mapping[Side, float] = field(default_factory=dict)
     why: str = ""
+    arbiter: Arbitration | None = None
 
     def __bool__(self) -> bool:
         """Whether the tap agrees."""

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from stdc_parity.converters.architecture import Architecture, Side
-from stdc_parity.converters.containers import PADDLE_PICKLE, Contents, read_container, write_paddle, write_torch
+from stdc_parity.converters.containers import (
+    PADDLE_PICKLE,
+    Contents,
+    read_container,
+    write_paddle,
+    write_torch,
+)
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
 from stdc_parity.converters.plan import (
     RULES,
@@ -61,7 +67,7 @@ def default_target(source: Path, side: Side) -> Path:
     name = source.name
     while (end := next((s for s in SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), None)) is not None:
         name = name[: -len(end)]
-    return source.with_name(name + TARGET_SUFFIX[side])
+    return source.parent / (name + TARGET_SUFFIX[side])  # with_name would refuse "." and "/"
 
 
 def open_state_dict(source: str | os.PathLike[str], key: str | None = None) -> tuple[Contents, StateDict, Side]:
@@ -126,15 +132,25 @@ def remarks(state: StateDict, plan: Plan) -> list[str]:
             f"InPlaceABN: {count} head norms were trained with |weight| + 1e-5 as their scale and are written so "
             "(--abn no to copy them)."
         )
-    if state.others:
+    elif plan.source_side == "torch" and plan.architecture.abn_norms and not _counts(state):
         lines.append(
-            f"Taken from {state.where or 'the top'!r}; the file also has state dicts under "
-            f"{', '.join(map(repr, state.others))} (--key)."
+            "No norm counts batches, so the file does not show whether its head norms were InPlaceABN: "
+            "their weights are copied (--abn yes for |weight| + 1e-5)."
+        )
+    if state.others:
+        others = [shown(path) or "the top" for path in state.others]
+        lines.append(
+            f"Taken from {shown(state.where) or 'the top'}; the file also has state dicts under "
+            f"{', '.join(others[:10])}{', …' if len(others) > 10 else ''} (--key)."
         )
     bad = [shown(name) for name, tensor in state.tensors.items() if not _finite(tensor)]
     if bad:
         lines.append(f"NaN or Inf in {len(bad)} tensors: {', '.join(bad[:5])}{', …' if len(bad) > 5 else ''}.")
     return lines
+
+
+def _counts(state: StateDict) -> bool:
+    return any(name.endswith(".num_batches_tracked") for name in state.tensors)
 
 
 @dataclass(frozen=True)

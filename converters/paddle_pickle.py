@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
 from stdc_parity.converters.errors import CheckpointError, shown
 from stdc_parity.converters.pickle_machine import refusal
 from stdc_parity.converters.pickle_table import PLAIN

@@ -138,7 +138,7 @@ class Machine:
         self.pos = end
         return self.data[start:end]
 
-    def line(self) -> str:
+    def line(self) -> bytes:
         """The text up to the next newline."""
         text = bytes(self.data[self.pos : self.pos + 256])
         end = text.find(b"\n")
@@ -150,7 +150,7 @@ class Machine:
                 raise self.truncated()
             self.fail("has an endless line of text")
         self.pos += end + 1
-        return self.decoded(text[:end])
+        return text[:end]
 
     def decoded(self, text: bytes | memoryview) -> str:
         """``text`` as UTF-8."""
@@ -228,10 +228,10 @@ class Machine:
             self.fail(f"has an integer of {size:,} bytes")
         self.stack.append(int.from_bytes(self.slice(size), "little", signed=True))
 
-    def number(self, kind: Callable[[str], object], text: str) -> None:
+    def number(self, kind: Callable[[bytes], object], text: bytes) -> None:
         """Push the number that ``text`` is."""
         try:
-            if len(text) > MAX_INTEGER_BYTES:
+            if len(text) > 3 * MAX_INTEGER_BYTES:
                 raise ValueError
             self.stack.append(kind(text))
         except (ValueError, OverflowError):

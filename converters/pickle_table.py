@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from stdc_parity.converters.errors import shown
 from stdc_parity.converters.pickle_machine import Global, Opaque, Table, checked_key, refusal
 from stdc_parity.converters.pickle_values import NumpyArray, NumpyDtype, as_bytes, from_bytes, native

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from stdc_parity.converters.errors import CheckpointError, shown
 from stdc_parity.converters.pickle_machine import Global, Inert, Opaque, Unsupported
 
 Array = NDArray[Any]
 
 MAX_DEPTH = 100
-MAX_VALUES = 10_000_000  # of the whole tree: values that appear in several places count each time
+MAX_VALUES = 2_000_000  # of the whole tree: values that appear in several places count each time
 MAX_EXPANSION = 64 << 20  # bytes by which stride-0 tensors may exceed their storages, over the whole file
 _DTYPES = frozenset(("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"))
 
@@ -176,7 +177,7 @@ class _Settler:
         kind = type(value)
         self.left -= 1
         if self.left < 0:
-            raise CheckpointError("the values unfold without end", "The file was made to exhaust memory.")
+            raise CheckpointError(f"the values unfold to more than {MAX_VALUES:,}", "The file was made to exhaust memory.")
         if isinstance(value, Deferred):
             self.expansion -= value.expansion
             if self.expansion < 0:

@@ -119,16 +119,15 @@ def _pop(m: Machine) -> None:
 
 def _integer_line(m: Machine) -> None:
     line = m.line()
-    if line in ("00", "01"):
-        m.stack.append(line == "01")
+    if line in (b"00", b"01"):
+        m.stack.append(line == b"01")
     else:
         m.number(int, line)
 
 
 def _unicode_line(m: Machine) -> None:
-    line = m.line()
     try:
-        m.stack.append(line.encode("ascii").decode("raw-unicode-escape"))
+        m.stack.append(m.line().decode("raw-unicode-escape"))
     except UnicodeError:
         m.fail("has malformed text")
 
@@ -139,7 +138,7 @@ def _index_line(m: Machine) -> int:
 
 
 def _named(m: Machine) -> None:
-    module, name = m.line(), m.line()
+    module, name = m.decoded(m.line()), m.decoded(m.line())
     m.find(module, name)
 
 
@@ -202,7 +201,7 @@ OPCODES: dict[int, Callable[[Machine], Any]] = {
     0x8B: lambda m: m.integer(m.unpack(_U4, 4)),
     ord("G"): _number(_F8, 8),
     ord("I"): _integer_line,
-    ord("L"): lambda m: m.number(int, m.line().rstrip("L")),
+    ord("L"): lambda m: m.number(int, m.line().rstrip(b"L")),
     ord("F"): lambda m: m.number(float, m.line()),
     # text and bytes
     ord("V"): _unicode_line,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
+
 from stdc_parity.converters.pickle_values import Array, native
 
 _CHUNK = 16 << 20

@@ -88,7 +88,7 @@ def choose_architecture(tensors: Mapping[str, Array], side: Side, model: str | N
     """
     found = recognise(tensors, side)
     if model is not None and model not in MODELS:
-        raise UsageError(f"--model {model}: there is no such model", note=f"There are: {', '.join(MODELS)}.")
+        raise UsageError(f"--model {shown(model)}: there is no such model", note=f"There are: {', '.join(MODELS)}.")
     if found is not None:
         if model is not None and model != found.name:
             raise UsageError(
@@ -127,7 +127,8 @@ def make_plan(
                  for name in state.tensors if name not in known]  # fmt: skip
     if problems:
         raise _all_problems(problems, architecture)
-    entries += [Entry(name, None, "drop", f"not a tensor: {what}", None, None) for name, what in state.dropped.items()]
+    dropped = state.dropped.items()
+    entries += [Entry(name, None, "drop", f"not a tensor: {what}", None, None) for name, what in dropped]
     return Plan(source_side, architecture, use_abn, tuple(entries))
 
 
@@ -136,12 +137,13 @@ def apply_plan(plan: Plan, tensors: Mapping[str, Array], batches: Mapping[str, i
 
     `batches` gives the values of counters to create (`num_batches_tracked`), 0 for those not in it.
     """
+    aliases = plan.architecture.aliases
     result: dict[str, Array] = {}
     for entry in plan.entries:
         if entry.target is None:
             continue
         if entry.rule == "create" or entry.source is None:
-            result[entry.target] = np.array(batches.get(entry.target, 0), np.int64)
+            result[entry.target] = np.array(batches.get(aliases.get(entry.target, entry.target), 0), np.int64)
         else:
             result[entry.target] = RULES[entry.rule](tensors[entry.source])
     return result
@@ -150,11 +152,13 @@ def apply_plan(plan: Plan, tensors: Mapping[str, Array], batches: Mapping[str, i
 def counters(plan: Plan, tensors: Mapping[str, Array]) -> dict[str, int]:
     """The counters (`num_batches_tracked`) that the plan drops, so that the way back can restore them."""
     specs = plan.architecture.tensors.items()
-    return {name: int(tensors[name]) for name, spec in specs if spec.kind == "norm.batches" and name in tensors}
+    names = [name for name, spec in specs if spec.kind == "norm.batches" and name in tensors]
+    return {name: int(tensors[name].item()) for name in names}
 
 
 def _abs_plus_eps(weight: Array) -> Array:
-    return np.abs(weight) + np.asarray(ABN_EPS, weight.dtype)
+    scale: Array = np.abs(weight) + np.asarray(ABN_EPS, weight.dtype)
+    return scale
 
 
 RULES: Mapping[Rule, Callable[[Array], Array]] = {
@@ -183,6 +187,8 @@ def _torch_to_paddle(
             continue
         shape = tensors[name].shape
         if spec.kind == "norm.batches" and tensors[name].size == 1:
+            if not _is_count(tensors[name]):
+                problems.append(f"{name}: {tensors[name].item()} is no number of batches")
             yield Entry(name, None, "drop", "Paddle's batch norm keeps no counter", shape, None)
             continue
         _check_shape(name, shape, spec.shape, architecture, problems)
@@ -193,16 +199,32 @@ def _torch_to_paddle(
         if rule == "abs":
             reason = f"InPlaceABN scales with |weight| + {ABN_EPS:g}"
         yield Entry(name, paddle_name(name, spec.kind), rule, reason, shape, paddle_shape(spec))
-    for alias, canonical in architecture.aliases.items():
+    yield from _drop_aliases(tensors, architecture, "torch", problems)
+
+
+def _drop_aliases(
+    tensors: Mapping[str, Array], architecture: Architecture, side: Side, problems: list[str]
+) -> Iterator[Entry]:
+    for torch_alias, torch_canonical in architecture.aliases.items():
+        kind = architecture.tensors[torch_canonical].kind
+        alias, canonical = (name if side == "torch" else paddle_name(name, kind)
+                            for name in (torch_alias, torch_canonical))  # fmt: skip
         if alias in tensors:
             if canonical in tensors and not same_bytes(tensors[alias], tensors[canonical]):
                 problems.append(f"{alias} is another name of {canonical}, but their values differ")
             yield Entry(alias, None, "drop", f"alias of {canonical}, equal bytes", tensors[alias].shape, None)
 
 
+def _is_count(tensor: Array) -> bool:
+    """Whether the one value of a tensor is what a batch norm's counter can be."""
+    value = np.float64(tensor.item())
+    return bool(value == np.floor(value) and 0 <= value < 2.0**63)
+
+
 def _paddle_to_torch(
     tensors: Mapping[str, Array], architecture: Architecture, aliases: bool, problems: list[str]
 ) -> Iterator[Entry]:
+    yield from _drop_aliases(tensors, architecture, "paddle", problems)
     created: list[Entry] = []
     for name, spec in architecture.tensors.items():
         entry = _back_to_torch(name, name, spec, tensors, architecture, problems)
@@ -226,6 +248,9 @@ def _back_to_torch(
     architecture: Architecture,
     problems: list[str],
 ) -> Entry | None:
+    if spec.kind == "norm.batches" and name in tensors:
+        _check_shape(name, tensors[name].shape, (), architecture, problems)
+        return Entry(name, target, "copy", "", tensors[name].shape, ())
     if spec.kind == "norm.batches":
         return Entry(None, target, "create", "PyTorch's batch norm counts its batches", None, ())
     source = paddle_name(name, spec.kind)
@@ -252,12 +277,13 @@ def _decide_abn(tensors: Mapping[str, Array], architecture: Architecture, abn: A
         return False
     if abn == "yes":
         return True
-    counted = {norm for norm in architecture.abn_norms if f"{norm}.num_batches_tracked" in tensors}
+    norms = {norm for norm in architecture.abn_norms if f"{norm}.weight" in tensors}
+    counted = {norm for norm in norms if f"{norm}.num_batches_tracked" in tensors}
     others_count = any(f"{norm}.num_batches_tracked" in tensors for norm in architecture.other_norms)
-    if counted and counted != architecture.abn_norms:
-        bare = sorted(architecture.abn_norms - counted)
+    if counted and counted != norms:
+        bare = sorted(norms - counted)
         raise CheckpointError(
-            f"cannot tell whether the head norms are InPlaceABN: {len(counted)} of {len(architecture.abn_norms)} "
+            f"cannot tell whether the head norms are InPlaceABN: {len(counted)} of {len(norms)} "
             f"count batches, {', '.join(bare[:3])}{', …' if len(bare) > 3 else ''} do not",
             note="Say which with --abn yes or --abn no.",
         )
@@ -268,7 +294,8 @@ def _check_shape(
     name: str, shape: tuple[int, ...], needed: tuple[int, ...], architecture: Architecture, problems: list[str]
 ) -> None:
     if shape != needed:
-        problems.append(f"{name}: checkpoint has {shape}, {architecture.name} needs {needed}")
+        turned = " (a Linear weight in the other framework's order?)" if shape == needed[::-1] and shape else ""
+        problems.append(f"{name}: checkpoint has {shape}, {architecture.name} needs {needed}{turned}")
 
 
 def same_bytes(a: Array, b: Array) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def summary_lines(conversion: Conversion, target: Path | None) -> Iterator[str]:
     yield f"{len(state.original)} tensors -> {kept} ({_megabytes(size)}); {', '.join(changed) or 'all copied'}"
     yield from conversion.remarks
     if target is None:
-        yield "Dry run: nothing was written."
+        yield "Dry run: nothing was converted."
     else:
         yield f"Wrote {shown(str(target))} ({_megabytes(target.stat().st_size)})."
 
@@ -62,9 +62,8 @@ def inspect_lines(source: Path, key: str | None, *, list_keys: bool = False) -> 
     yield f"container     {contents.container}, {contents.version}"
     yield f"state dict    {shown(state.where) if state.where else 'at the top'}, {len(tensors)} tensors"
     if state.others:
-        yield f"              also under {', '.join(map(shown, state.others))} (--key)"
-    for line in state.beside:
-        yield f"beside        {shown(line)}"
+        yield from (f"also under    {line} (--key)" for line in _some(path or "the top" for path in state.others))
+    yield from (f"beside        {line}" for line in _some(state.beside))
     yield f"names         {side} (norm statistics are called {'running_mean' if side == 'torch' else '_mean'})"
     architecture = recognise(tensors, side)
     yield f"architecture  {architecture.describe() if architecture else 'not recognised'}"
@@ -79,19 +78,26 @@ def inspect_lines(source: Path, key: str | None, *, list_keys: bool = False) -> 
             yield f"  {shown(state.original[name])}  {tensor.shape}  {tensor.dtype.name}"
 
 
+def _some(lines: Iterable[str], limit: int = 20) -> Iterator[str]:
+    """The first lines, fit to print, and how many more there are."""
+    every = list(lines)
+    yield from map(shown, every[:limit])
+    if len(every) > limit:
+        yield f"… and {len(every) - limit:,} more"
+
+
 def _odd(state: Any, side: Side, recognised: bool) -> Iterator[str]:
     """What is odd about it, as the plan of a conversion finds it."""
     renamed = sum(short != name for short, name in state.original.items())
     if renamed:
         yield f"{renamed} keys have a wrapper's prefix (module., model., …), which is stripped"
-    for name, what in state.dropped.items():
-        yield f"{shown(name)} in the state dict is not a tensor: {shown(what)}"
+    yield from _some(f"{name} in the state dict is not a tensor: {what}" for name, what in state.dropped.items())
     if not recognised:
         return
     try:
         plan = make_plan(state, choose_architecture(state.tensors, side, None), side)
     except ParityError as error:
-        yield from str(error).splitlines()
+        yield from error.message.splitlines()
         return
     aliases = sum(entry.reason.startswith("alias") for entry in plan.entries)
     if aliases:
@@ -119,7 +125,8 @@ def write_certificate(conversion: Conversion, target: Path | None, path: Path, *
         "remarks": list(conversion.remarks),
     }
     with atomic_write(path, force=force, source=conversion.source) as file:
-        file.write((json.dumps(account, indent=1, ensure_ascii=False) + "\n").encode())
+        text = json.dumps(account, indent=1, ensure_ascii=False) + "\n"
+        file.write(text.encode(errors="backslashreplace"))  # a name that is no UTF-8 becomes JSON's \udcff
 
 
 def _entry_account(entry: Entry, conversion: Conversion) -> dict[str, Any]:

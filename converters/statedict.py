@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stdc_parity.converters.errors import CheckpointError, UsageError
+from stdc_parity.converters.errors import CheckpointError, UsageError, shown
 
 Array = npt.NDArray[Any]
 
@@ -19,10 +19,14 @@ WRAPPERS = (
 )  # fmt: skip
 """Where training scripts put the state dict, the first that is there is taken (`--key` names another)."""
 
-PREFIXES = ("_orig_mod.", "model.", "net.", "network.")
-"""Prefixes that wrappers (torch.compile, Lightning, training classes) put before every key."""
+PREFIXES = ("model.", "net.", "network.")
+"""Prefixes that wrappers (Lightning, training classes) put before every key."""
+
+COMPONENTS = ("module", "_orig_mod")
+"""What DataParallel, DDP and torch.compile put into the names of what they wrap, at any depth."""
 
 MAX_DEPTH = 4
+MAX_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,20 @@ def find_state_dict(root: object, *, key: str | None = None) -> StateDict:
             f"the file holds {_describe(root)}, not a state dict",
             note="Save a state dict: torch.save(model.state_dict(), path) or paddle.save(layer.state_dict(), path).",
         )
-    found = dict(_candidates(root, ""))
+    found: dict[str, dict[str, object]] = {}
+    for path, tensors in _candidates(root, ""):
+        if path in found:
+            raise CheckpointError(f"two state dicts in the file have the path {shown(path)}")
+        found[path] = tensors
     where = _choose(found, key)
     raw = found[where]
     unsupported = {str(k): _refusal(v) for k, v in raw.items() if _refusal(v)}
     if unsupported:
-        lines = "\n".join(f"  {name!r}: {why}" for name, why in list(unsupported.items())[:10])
-        raise CheckpointError(f"{len(unsupported)} tensors are of a kind that is not converted:\n{lines}")
+        lines = "\n".join(f"  {shown(name)}: {why}" for name, why in list(unsupported.items())[:MAX_SHOWN])
+        raise CheckpointError(
+            f"tensors of a kind that is not converted: {len(unsupported)}\n{lines}",
+            note="Make them plain where they come from (.float(), .to_dense(), .dequantize()) and save again.",
+        )
     names = {name: _bare_name(name) for name in raw if isinstance(raw[name], np.ndarray)}
     names = _strip_common(names)
     _refuse_collisions(names)
@@ -70,7 +81,7 @@ def find_state_dict(root: object, *, key: str | None = None) -> StateDict:
         original={short: name for name, short in names.items()},
         where=where,
         others=tuple(path for path in found if path != where),
-        beside=tuple(_beside(root, found)),
+        beside=tuple(_beside(root, found)) if where else (),
         dropped={str(k): _describe(v) for k, v in raw.items() if not isinstance(v, np.ndarray)},
     )
 
@@ -80,7 +91,7 @@ def _candidates(node: Mapping[object, object], path: str, depth: int = 0) -> Ite
     if "param_groups" in node:
         return
     if any(isinstance(k, str) and (isinstance(v, np.ndarray) or _refusal(v)) for k, v in node.items()):
-        yield path, {k: v for k, v in node.items() if isinstance(k, str)}
+        yield path, {str(k): v for k, v in node.items()}
     if depth == MAX_DEPTH:
         return
     for k, child in node.items():
@@ -89,10 +100,11 @@ def _candidates(node: Mapping[object, object], path: str, depth: int = 0) -> Ite
 
 
 def _choose(found: Mapping[str, Mapping[str, object]], key: str | None) -> str:
-    listed = ", ".join(repr(path) for path in found)
+    listed = ", ".join(shown(path) or "the top" for path in list(found)[:MAX_SHOWN])
+    listed += ", …" if len(found) > MAX_SHOWN else ""
     if key is not None:
         if key not in found:
-            raise UsageError(f"--key {key}: no state dict there.", note=f"The file has: {listed or 'none'}.")
+            raise UsageError(f"--key {shown(key)}: no state dict there", note=f"The file has: {listed or 'none'}.")
         return key
     if not found:
         raise CheckpointError("the file holds no tensors by name", note="Is it an optimizer's state or a log?")
@@ -110,14 +122,14 @@ def _choose(found: Mapping[str, Mapping[str, object]], key: str | None) -> str:
 
 
 def _bare_name(name: str) -> str:
-    """The name without the `module` components that DataParallel and DDP leave, wherever they stand."""
-    return ".".join(part for part in name.split(".") if part != "module")
+    """The name without the components that wrappers leave, wherever they stand."""
+    return ".".join(part for part in name.split(".") if part not in COMPONENTS)
 
 
 def _strip_common(names: dict[str, str]) -> dict[str, str]:
-    for prefix in PREFIXES:
-        if names and all(short.startswith(prefix) for short in names.values()):
-            names = {name: short.removeprefix(prefix) for name, short in names.items()}
+    """The names without the prefixes that all of them have."""
+    while prefix := next((p for p in PREFIXES if names and all(s.startswith(p) for s in names.values())), ""):
+        names = {name: short.removeprefix(prefix) for name, short in names.items()}
     return names
 
 
@@ -125,7 +137,9 @@ def _refuse_collisions(names: Mapping[str, str]) -> None:
     first: dict[str, str] = {}
     for name, short in names.items():
         if short in first:
-            raise CheckpointError(f"two keys name one tensor: {first[short]!r} and {name!r} are both {short!r}")
+            raise CheckpointError(
+                f"two keys name one tensor: {shown(first[short])} and {shown(name)} are both {shown(short)}"
+            )
         first[short] = name
 
 
@@ -146,7 +160,13 @@ def _describe(value: object) -> str:
     """`dict of 3`, `int 12`, `Namespace`: a few words that fit a line, control characters escaped."""
     if isinstance(value, Mapping | list | tuple):
         return f"{type(value).__name__} of {len(value)}"
-    if value is None or isinstance(value, bool | int | float | np.generic):
+    if value is None:
+        return "None"
+    if isinstance(value, np.ndarray):
+        return f"one tensor {value.shape}"
+    if isinstance(value, np.generic):
+        return f"{type(value).__name__} {value!s}"[:60]
+    if isinstance(value, bool | int | float):
         return f"{type(value).__name__} {value!r}"[:60]
     if isinstance(value, str):
         return repr(value)[:60]

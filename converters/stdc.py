@@ -7,6 +7,7 @@ this file writes them down as upstream builds them; the tests hold it against th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 from stdc_parity.converters.architecture import Architecture, Kind, Side, TensorSpec
 
@@ -33,7 +34,8 @@ def architecture(
     """The architecture called `name` ("stdcnet813", "stdcnet1446", "stdc1-seg", "stdc2-seg").
 
     `num_classes` defaults to upstream's: 1000 for a backbone, 19 for a segmentation network (whose backbone
-    has an ImageNet head of `imagenet_classes`); a backbone without its head has none. Raises KeyError for another name.
+    has an ImageNet head of `imagenet_classes`); a backbone without its head has none. Raises KeyError for
+    another name.
     """
     seg = name in BACKBONE
     depth = BACKBONE.get(name, name)
@@ -76,8 +78,8 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], side: Side) -> Architecture
         return None
     name = next(n for n, d in BACKBONE.items() if d == depth) if seg else depth
     base = stem[0] * 2
-    linear = shapes.get(f"{prefix}linear.weight")
-    imagenet_classes = linear[0 if side == "torch" else -1] if linear else None  # Paddle: (in, out)
+    linear = shapes.get(f"{prefix}linear.weight", ())
+    imagenet_classes = _classes(linear if side == "torch" else linear[::-1], max(1024, base * 16))
     conv_out = shapes.get("conv_out.conv_out.weight")
     classes = (conv_out[0] if conv_out else None) if seg else imagenet_classes
     arm32 = shapes.get("cp.arm32.conv.conv.weight", ())
@@ -91,6 +93,13 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], side: Side) -> Architecture
         imagenet_head=any(key.startswith(tuple(prefix + part for part in head)) for key in shapes),
         use_conv_last=len(arm32) == 4 and arm32[1] == max(1024, base * 16) != base * 16,
     )
+
+
+def _classes(linear: tuple[int, ...], width: int) -> int | None:
+    """The classes of a Linear weight (classes, width), even if it came as (width, classes): the plan reports that."""
+    if len(linear) != 2:
+        return None
+    return linear[1] if linear[0] == width != linear[1] else linear[0]
 
 
 def _feature_index(key: str, prefix: str) -> int:
@@ -184,7 +193,7 @@ def _aliases(prefix: str, layers: tuple[int, ...], tensors: Mapping[str, TensorS
     of a Sequential keep their indices)."""
     first = [0, 1, 2, 2 + layers[0], 2 + sum(layers[:2]), 2 + sum(layers)]
     aliases = {}
-    for stage, (start, stop) in zip(("x2", "x4", "x8", "x16", "x32"), zip(first, first[1:]), strict=True):
+    for stage, (start, stop) in zip(("x2", "x4", "x8", "x16", "x32"), pairwise(first), strict=True):
         for key in tensors:
             if start <= _feature_index(key, prefix) < stop:
                 aliases[f"{prefix}{stage}.0.{key.removeprefix(f'{prefix}features.')}"] = key

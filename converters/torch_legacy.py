@@ -76,13 +76,10 @@ class _Storages:
         if view is None:
             return root
         name, offset, size = view
-        if type(name) is not str or not all(type(n) is int and n >= 0 for n in (offset, size)):
+        if type(name) is not str or type(offset) is not int or type(size) is not int:
             raise ValueError
         if name not in self.views:
-            item = root.itemsize
-            if (offset + size) * item > root.size:
-                raise CheckpointError(f"the storage {shown(key)} has a view outside itself")
-            self.views[name] = Storage(root.dtype, root.name, size * item, root.load, offset * item)
+            self.views[name] = root.view(offset, size)
         return self.views[name]
 
     def place(self, data: memoryview, keys: object, at: int) -> int:
@@ -166,11 +163,7 @@ def _tar_storages(data: memoryview) -> dict[object, Storage]:
         storages[key] = storage
     views, _end = load(data, at, TORCH)
     for key, root_key, offset, numel in cast(list[Any], views):
-        root = storages[root_key]
-        item = root.itemsize
-        if offset < 0 or numel < 0 or (offset + numel) * item > root.size:
-            raise ValueError
-        storages[key] = Storage(root.dtype, root.name, numel * item, root.load, offset * item)
+        storages[key] = storages[root_key].view(offset, numel)
     return storages
 
 

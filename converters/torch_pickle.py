@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from stdc_parity.converters.errors import CheckpointError, shown
 from stdc_parity.converters.pickle_table import PLAIN, table_of
 from stdc_parity.converters.pickle_values import (
@@ -64,14 +65,14 @@ _OTHER_DTYPES = (
     *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),
     "float4_e2m1fn_x2",
 )
-_OTHER_STORAGES = {
-    "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128",
-    "QInt8Storage": "qint8",
-    "QUInt8Storage": "quint8",
-    "QInt32Storage": "qint32",
-    "QUInt4x2Storage": "quint4x2",
-    "QUInt2x4Storage": "quint2x4",
+_OTHER_STORAGES = {  # dtypes that are not read, and the bytes of an element
+    "ComplexFloatStorage": ("complex64", 8),
+    "ComplexDoubleStorage": ("complex128", 16),
+    "QInt8Storage": ("qint8", 1),
+    "QUInt8Storage": ("quint8", 1),
+    "QInt32Storage": ("qint32", 4),
+    "QUInt4x2Storage": ("quint4x2", 1),
+    "QUInt2x4Storage": ("quint2x4", 1),
 }
 _OTHER_TENSORS = {
     "_rebuild_sparse_tensor": "a sparse tensor",
@@ -87,26 +88,28 @@ _OTHER_TENSORS = {
 
 
 class Storage(Inert):
-    """The bytes that tensors view: ``size`` of them from ``start`` on in what ``load`` gives.
+    """The bytes that tensors view: ``numel`` elements from byte ``start`` on in what ``load`` gives.
 
-    ``dtype`` is numpy's name for the elements, or None with the ``name`` of one that we do not read.
+    ``dtype`` is torch's name for the elements, of ``itemsize`` bytes each.
     """
 
-    __slots__ = ("dtype", "load", "name", "size", "start")
+    __slots__ = ("dtype", "itemsize", "load", "size", "start")
 
     def __init__(
-        self, dtype: str | None, name: str, size: int, load: Callable[[], memoryview], start: int = 0
+        self, dtype: str, itemsize: int, numel: int, load: Callable[[], memoryview], start: int = 0
     ) -> None:
         self.dtype = dtype
-        self.name = name
-        self.size = size
+        self.itemsize = itemsize
+        self.size = numel * itemsize
         self.load = load
         self.start = start
 
-    @property
-    def itemsize(self) -> int:
-        """Bytes of an element (1 where they are not read)."""
-        return numpy_dtype(self.dtype).itemsize if self.dtype else 1
+    def view(self, offset: int, numel: int) -> Storage:
+        """The storage of ``numel`` elements from ``offset`` on; raises CheckpointError if they are outside."""
+        if min(offset, numel) < 0 or (offset + numel) * self.itemsize > self.size:
+            raise CheckpointError("a storage's view reaches outside it")
+        start = self.start + offset * self.itemsize
+        return Storage(self.dtype, self.itemsize, numel, self.load, start)
 
     def data(self) -> memoryview:
         """The storage's bytes; raises CheckpointError if the file has fewer."""
@@ -171,31 +174,32 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     try:
         return np.empty(shape, dtype)
     except ValueError:
-        raise CheckpointError(f"an empty tensor declares the shape {shown_shape(shape)}") from None
+        raise CheckpointError(f"an empty tensor declares the shape {shown_shape(shape)}, which is too large") from None
 
 
 def storage_of(kind: Any, numel: object, load: Callable[[], memoryview]) -> Storage:
     """The storage that a persistent id describes by its class and number of elements."""
     if type(kind) is not Global or not isinstance(kind.value, str) or type(numel) is not int or numel < 0:
         raise ValueError
-    name = STORAGES.get(kind.value)
-    itemsize = numpy_dtype(name).itemsize if name else 1
-    return Storage(name, _OTHER_STORAGES.get(kind.value, kind.value), numel * itemsize, load)
+    if kind.value in STORAGES:
+        dtype = STORAGES[kind.value]
+        return Storage(dtype, numpy_dtype(dtype).itemsize, numel, load)
+    return Storage(*_OTHER_STORAGES[kind.value], numel, load)
 
 
 def tensor_of(storage: Any, offset: Any, shape: Any, strides: Any, dtype: str | None = None) -> object:
     """The view of ``storage`` (as ``dtype`` if given, else as what the storage holds)."""
-    dtype = dtype or storage.dtype
     if type(storage) is not Storage:
         raise TypeError
-    if dtype is None:
-        return Unsupported(f"a tensor of dtype {storage.name}")
+    name = DTYPES.get(dtype or storage.dtype)
+    if name is None:
+        return Unsupported(f"a tensor of dtype {shown(dtype or storage.dtype)}")
     sizes, steps = checked_shape(shape), _integers(strides)
     if len(sizes) != len(steps) or type(offset) is not int:
         raise ValueError
     if offset < 0 or min(steps, default=0) < 0:
         raise CheckpointError("a tensor has a negative offset or stride")
-    return Tensor(storage, dtype, offset, sizes, steps)
+    return Tensor(storage, name, offset, sizes, steps)
 
 
 def _integers(values: object) -> tuple[int, ...]:
@@ -216,10 +220,7 @@ def _rebuild_tensor_v3(storage: Any, offset: Any, shape: Any, strides: Any, *mor
     dtype = more[2]
     if any(more[3:]):
         return Unsupported("a tensor with a lazy negation or conjugation")
-    name = DTYPES.get(dtype.value)
-    if name is None:
-        return Unsupported(f"a tensor of dtype {shown(dtype.value)}")
-    return tensor_of(storage, offset, shape, strides, name)
+    return tensor_of(storage, offset, shape, strides, dtype.value)
 
 
 def _rebuild_from_type(function: Any, _type: object, args: Any, _state: object) -> object:

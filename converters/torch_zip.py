@@ -27,13 +27,17 @@ _CHUNK = 64 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """One stored file of the zip: ``size`` bytes at ``start``; the header before them is at ``header``."""
+    """One file of the zip: ``size`` bytes at ``start``; the header before them is at ``header``.
+
+    ``packed`` says why it can not be read as it lies, or is "".
+    """
 
     name: str
     header: int
     start: int
     size: int
     crc: int
+    packed: str
 
 
 def read_torch_zip(data: memoryview, release: Callable[[], None] = lambda: None) -> tuple[object, str]:
@@ -58,12 +62,16 @@ def read_torch_zip(data: memoryview, release: Callable[[], None] = lambda: None)
             raise CheckpointError(f"the zip has no entry {shown(name)}, which its pickle refers to")
         return checked_content(data, entries[name], release)
 
-    order = bytes(content(f"{folder}/byteorder")) if f"{folder}/byteorder" in entries else b"little"
-    if order.strip() != b"little":
+    def text(name: str, default: str) -> str:
+        return shown(bytes(content(name)[:20]).decode("latin1").strip()) if name in entries else default
+
+    order = text(f"{folder}/byteorder", "little")
+    if order != "little":
         raise CheckpointError(
-            f"the checkpoint was written on a {shown(order[:20])}-endian machine",
+            f"the checkpoint was written on a {order}-endian machine",
             "Load it there with torch and save it again on a little-endian one.",
         )
+    version = text(f"{folder}/version", "?")
     storages: dict[str, Storage] = {}
 
     def persistent(pid: Any) -> Storage:
@@ -76,8 +84,7 @@ def read_torch_zip(data: memoryview, release: Callable[[], None] = lambda: None)
         return storages[key]
 
     root, _end = load(content(f"{folder}/data.pkl"), 0, TORCH, persistent)
-    version = bytes(content(f"{folder}/version")[:8]) if f"{folder}/version" in entries else b"?"
-    return settle(root), shown(version.decode("latin1").strip())
+    return settle(root), version
 
 
 def _once(make: Callable[[], memoryview]) -> Callable[[], memoryview]:
@@ -104,6 +111,11 @@ def _not_torch(entries: dict[str, Entry]) -> CheckpointError:
 
 def checked_content(data: memoryview, entry: Entry, release: Callable[[], None]) -> memoryview:
     """The bytes of ``entry``, after their checksum was found right."""
+    if entry.packed:
+        raise CheckpointError(
+            f"the zip entry {shown(entry.name)} is {entry.packed}, which torch never does",
+            "Was the checkpoint packed again? Unpack and repack it with zip -0, or load it and torch.save it.",
+        )
     content = data[entry.start : entry.start + entry.size]
     crc = 0
     for start in range(0, entry.size, _CHUNK):
@@ -184,20 +196,14 @@ def _read_entry(data: memoryview, at: int) -> tuple[Entry, int]:
     name = raw_name.decode("utf-8", "backslashreplace")
     extra = data[at + n_name : at + n_name + n_extra]
     size, packed, header = _wide(extra, size, packed, header)
-    if flags & 0x2041:
-        raise CheckpointError(f"the zip entry {shown(name)} is encrypted")
-    if method != 0 or size != packed:
-        raise CheckpointError(
-            f"the zip entry {shown(name)} is compressed, which torch never does",
-            "Was the checkpoint packed again? Load it with torch.load and save it with torch.save.",
-        )
+    problem = "encrypted" if flags & 0x2041 else "compressed" if method or size != packed else ""
     local = _LOCAL.unpack_from(data, header)
     start = header + _LOCAL.size + local[9] + local[10]
     if local[0] != b"PK\3\4" or data[header + _LOCAL.size : header + _LOCAL.size + local[9]] != raw_name:
         raise CheckpointError(f"the zip entry {shown(name)} is not where the directory says")
-    if start + size > len(data):
+    if start + packed > len(data):
         raise CheckpointError(f"the zip entry {shown(name)} reaches beyond the file's end")
-    return Entry(name, header, start, size, crc), at + n_name + n_extra + n_comment
+    return Entry(name, header, start, packed, crc, problem), at + n_name + n_extra + n_comment
 
 
 def _wide(extra: memoryview, *values: int) -> list[int]:

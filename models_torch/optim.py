@@ -182,8 +182,8 @@ def build_optimizer(
     leaves the backbone's batch norms in no group, so they are never trained (False); its forks with
     BatchNorm2d, and any port, train them: the default. `decay_loss`: the fuse kernel's gradient is zero, so
     weight decay is all that moves it. Upstream decays it (in a list it calls nowd), and so does the default,
-    for it is not idle: in the 60000 iterations it shrinks to a fifth, and what only the stride-2 level marks
-    falls under the threshold of the detail targets at iteration 28839, what strides 2 and 4 mark at 41352.
+    for it is not idle: in the 60000 iterations it shrinks to a fifth. What only stride 2 marks leaves the
+    detail targets after 28839 steps, what strides 2 and 4 mark after 41352.
     """
     groups = make_groups(model, loss, weight_decay, backbone_norms, decay_loss)
     return Optimizer(groups, lr0, momentum, warmup_start_lr, warmup_steps, max_iter, power)

@@ -9,6 +9,7 @@ from typing import Any
 from stdc_parity.align.framework import Array, Framework, Network
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record, Tap, TapKind
+from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
 
 STAGE = "forward"
@@ -62,13 +63,14 @@ def call(network: Network, pair: Pair, inputs: Sequence[Any]) -> Any:
     return network(*inputs) if pair.method == "forward" else getattr(network, pair.method)(*inputs)
 
 
-def capture(framework: Framework, network: Network, pair: Pair, image: Array, spec: RunSpec) -> Record:
+def capture(session: Session, spec: RunSpec) -> Record:
     """Run one forward pass and record the taps that `spec.taps` asks for, and in train mode the statistics."""
+    framework, network, pair = session.framework, session.network(spec), session.pair(spec)
     recorder = Recorder(framework)
     watched = _watched(framework, network, pair, spec.taps)
     stops = [_watch(framework, module, path, recorder, inputs=False) for path, module in watched]
     with framework.no_grad():
-        result = call(network, pair, [framework.to_tensor(image)])
+        result = call(network, pair, [framework.to_tensor(session.image(spec))])
     for stop in stops:
         stop()
     _add_outputs(recorder, network, pair, result)
@@ -77,29 +79,34 @@ def capture(framework: Framework, network: Network, pair: Pair, image: Array, sp
     return Record(framework.SIDE, STAGE, recorder.taps, recorder.arrays)
 
 
-def capture_calls(framework: Framework, network: Network, pair: Pair, image: Array) -> Record:
+def capture_calls(session: Session, spec: RunSpec) -> Record:
     """Run one forward pass and record every module's inputs and outputs, for the other side to replay."""
+    framework, network, pair = session.framework, session.network(spec), session.pair(spec)
     recorder = Recorder(framework)
     watched = _watched(framework, network, pair, "modules")
     stops = [_watch(framework, module, path, recorder, inputs=True) for path, module in watched]
     with framework.no_grad():
-        tensor = framework.to_tensor(image)
+        tensor = framework.to_tensor(session.image(spec))
         recorder.add(" input", "input", "", type(network).__name__, (tensor,))
         result = call(network, pair, [tensor])
     for stop in stops:
         stop()
     _add_outputs(recorder, network, pair, result)
     if network.training:
-        _add_statistics(recorder, framework, network)
+        called = {tap.path for tap in recorder.taps}
+        for path, module in watched:
+            if path in called:
+                _add_own_statistics(recorder, framework, module, path)
     return Record(framework.SIDE, ISOLATED, recorder.taps, recorder.arrays)
 
 
-def replay(framework: Framework, network: Network, pair: Pair, reference: Record) -> Record:
+def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
     """Feed each module of this side the inputs that the reference side's module had, and record what it gives.
 
     What differs then is the module's own doing, not inherited. Modules that the reference does not have by
     that path are left out. Running statistics are put back after every module.
     """
+    framework, network, pair = session.framework, session.network(spec), session.pair(spec)
     recorder = Recorder(framework)
     modules = dict(framework.modules(network))
     calls: dict[str, list[Array]] = {}
