@@ -152,4 +152,3 @@ def _write_dtype(pickle: PickleWriter, array: Array) -> None:
         pickle.write(b"b")
 
     pickle.once(code, push)
-

@@ -16,7 +16,6 @@ MAX_INTEGER_BYTES = 256
 MAX_LINE = 1 << 16
 
 
-
 class Global:
     """A name that pickles may use: ``make(*args)`` is what calling it gives. ``value`` is for its owner."""
 
@@ -278,9 +277,9 @@ def checked_key(key: Any) -> object:
 
 _DANGEROUS = frozenset(
     (
-        *("os", "posix", "nt", "sys", "subprocess", "builtins", "__builtin__", "importlib", "runpy", "shutil"),
-        *("socket", "commands", "pty", "code", "operator", "functools", "ctypes", "webbrowser", "pickle"),
-        *("marshal", "types", "inspect", "pip", "urllib", "http", "asyncio"),
+        *("os", "posix", "nt", "sys", "subprocess", "builtins", "__builtin__", "importlib", "runpy"),
+        *("shutil", "socket", "commands", "pty", "code", "operator", "functools", "ctypes", "pickle"),
+        *("webbrowser", "marshal", "types", "inspect", "pip", "urllib", "http", "asyncio"),
     )
 )
 

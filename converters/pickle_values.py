@@ -177,7 +177,7 @@ class _Settler:
         kind = type(value)
         self.left -= 1
         if self.left < 0:
-            raise CheckpointError(f"the values unfold to more than {MAX_VALUES:,}", "The file was made to exhaust memory.")
+            raise CheckpointError(f"the values unfold to more than {MAX_VALUES:,}")
         if isinstance(value, Deferred):
             self.expansion -= value.expansion
             if self.expansion < 0:

@@ -224,13 +224,13 @@ def _is_count(tensor: Array) -> bool:
 def _paddle_to_torch(
     tensors: Mapping[str, Array], architecture: Architecture, aliases: bool, problems: list[str]
 ) -> Iterator[Entry]:
-    yield from _drop_aliases(tensors, architecture, "paddle", problems)
     created: list[Entry] = []
     for name, spec in architecture.tensors.items():
         entry = _back_to_torch(name, name, spec, tensors, architecture, problems)
         if entry is not None:
             created.append(entry)
             yield entry
+    yield from _drop_aliases(tensors, architecture, "paddle", problems)
     if aliases:
         by_target = {entry.target: entry for entry in created}
         for alias, canonical in architecture.aliases.items():

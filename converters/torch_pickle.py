@@ -174,7 +174,7 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     try:
         return np.empty(shape, dtype)
     except ValueError:
-        raise CheckpointError(f"an empty tensor declares the shape {shown_shape(shape)}, which is too large") from None
+        raise CheckpointError(f"an empty tensor declares the shape {shown_shape(shape)}") from None
 
 
 def storage_of(kind: Any, numel: object, load: Callable[[], memoryview]) -> Storage:

@@ -134,10 +134,8 @@ def read_directory(data: memoryview) -> dict[str, Entry]:
     """The entries of a zip by name; raises CheckpointError unless it is plain, whole and unambiguous."""
     try:
         return _read_directory(data)
-    except (struct.error, IndexError):
-        raise CheckpointError(
-            "the zip's directory is damaged", "Download or copy the file again."
-        ) from None
+    except (struct.error, OverflowError):  # a record outside the file
+        raise CheckpointError("the zip's directory is damaged", "Download or copy the file again.") from None
 
 
 def _read_directory(data: memoryview) -> dict[str, Entry]:

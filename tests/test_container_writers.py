@@ -399,7 +399,9 @@ def test_targets_that_cannot_be(tmp_path):
 
 def test_a_full_disk_and_a_read_only_folder(tmp_path, monkeypatch):
     if pathlib.Path("/dev/full").exists():
-        monkeypatch.setattr(atomic, "_create_beside", lambda _: (os.open("/dev/full", os.O_WRONLY), tmp_path / "t"))
+        monkeypatch.setattr(
+            atomic, "_create_beside", lambda _: (os.open("/dev/full", os.O_WRONLY), tmp_path / "t")
+        )
         with pytest.raises(UsageError, match="no space is left"):
             put(tmp_path / "x", bytes(1 << 20))
         monkeypatch.undo()

@@ -96,7 +96,14 @@ def test_every_dtype_and_view(tmp_path, dtype, new):
 @ZIP_OR_LEGACY
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_every_protocol(tmp_path, protocol, new):
-    state = {"state_dict": _views(torch.float32), "epoch": 300, "lr": 0.1, "name": "ß\n", "big": 2**80, "neg": -5}
+    state = {
+        "state_dict": _views(torch.float32),
+        "epoch": 300,
+        "lr": 0.1,
+        "name": "ß\n",
+        "big": 2**80,
+        "neg": -5,
+    }
     found = saved(tmp_path / "x", state, new, pickle_protocol=protocol)
     assert {k: v for k, v in found.root.items() if k != "state_dict"} == {
         k: v for k, v in state.items() if k != "state_dict"
@@ -222,7 +229,9 @@ def test_tensors_that_are_not_read_are_named(tmp_path, make, word, new):
 
 @ZIP_OR_LEGACY
 def test_a_pickled_model_is_refused_and_explained(tmp_path, new):
-    with pytest.raises(CheckpointError, match=r"refused to load torch\.nn\.modules\.\S+; nothing was") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"refused to load torch\.nn\.modules\.\S+; nothing was"
+    ) as caught:
         saved(tmp_path / "x", torch.nn.Sequential(torch.nn.Linear(2, 2)), new)
     assert "pickled model, not a state dict" in caught.value.note
 
@@ -291,7 +300,11 @@ def test_paddle_state_dicts(tmp_path, protocol):
     path = str(tmp_path / "x.pdparams")
     paddle.save(net.state_dict(), path, protocol=protocol)
     found = read_container(path)
-    assert (found.container, found.framework, found.version) == ("paddle pickle", "paddle", f"protocol {protocol}")
+    assert (found.container, found.framework, found.version) == (
+        "paddle pickle",
+        "paddle",
+        f"protocol {protocol}",
+    )
     assert list(found.root) == list(net.state_dict())
     for name, tensor in net.state_dict().items():
         assert bits(found.root[name]) == bits(tensor)
@@ -323,7 +336,9 @@ def test_paddle_static_tensors_are_pickled_as_calls_of_eval(tmp_path):
 
 def test_paddle_optimizer_state(tmp_path):
     net = Net()
-    optimizer = paddle.optimizer.Momentum(paddle.optimizer.lr.PolynomialDecay(0.1, 10), parameters=net.parameters())
+    optimizer = paddle.optimizer.Momentum(
+        paddle.optimizer.lr.PolynomialDecay(0.1, 10), parameters=net.parameters()
+    )
     net.conv(paddle.ones([1, 3, 4, 4])).sum().backward()
     optimizer.step()
     path = str(tmp_path / "x.pdopt")
@@ -352,8 +367,15 @@ def test_split_parameters_are_joined(tmp_path, monkeypatch):
 @pytest.mark.parametrize("order", ["C", "F", "strided", ">"])
 def test_plain_pickles_of_arrays(tmp_path, protocol, order):
     array = np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 6)
-    array = {"C": array, "F": np.asfortranarray(array), "strided": array[::2, 1:], ">": array.astype(">f4")}[order]
-    state = {"a": array, "empty": np.empty((0, 2), np.float16), "zero-d": np.array(7, np.int64), "s": np.float32(1.5)}
+    array = {"C": array, "F": np.asfortranarray(array), "strided": array[::2, 1:], ">": array.astype(">f4")}[
+        order
+    ]
+    state = {
+        "a": array,
+        "empty": np.empty((0, 2), np.float16),
+        "zero-d": np.array(7, np.int64),
+        "s": np.float32(1.5),
+    }
     path = tmp_path / "x.pdparams"
     path.write_bytes(pickle.dumps(state, protocol))
     found = read_container(path).root
@@ -565,6 +587,9 @@ def test_broken_zips(tmp_path):
     refused(zip_bytes([("a/data.pkl", b""), ("b/data.pkl", b"")]), "single")
     refused(zip_bytes(good) + b"more", "behind its end")
     refused(b"PK\3\4" + bytes(9) + zip_bytes(good), "before its start")
+    end = zip_bytes(good).rindex(b"PK\5\6")
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, 2**64 - 1, 1)
+    refused(zip_bytes(good)[:end] + locator + zip_bytes(good)[end:], "directory is damaged")
     damaged = zip_bytes(good)
     damaged[damaged.index(b"a/data/0") + 8 + 3] ^= 1
     refused(damaged, "a/data/0 is damaged: its checksum")

