@@ -202,13 +202,11 @@ class Machine:
         for key, value in zip(values[::2], values[1::2], strict=True):
             target[checked_key(key)] = value
 
-    def extend(self, values: list[Any], kind: str = "list") -> None:
-        """Add ``values`` to the list or set on the stack."""
+    def extend(self, values: list[Any]) -> None:
+        """Add ``values`` to the list on the stack."""
         target = self.stack[-1]
-        if kind == "set" and type(target) is Opaque and target.kind == "set":
-            target = target.args[0]
         if type(target) is not list:
-            self.fail(f"adds to something that is not a {kind}")
+            self.fail("adds to something that is not a list")
         target.extend(values)
 
     def set_state(self) -> None:

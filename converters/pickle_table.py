@@ -95,8 +95,8 @@ _DICTS = (
 _BUILTINS: dict[str, Callable[..., object]] = {
     "list": _sequence(list),
     "tuple": _sequence(tuple),
-    "set": _sequence(lambda values: Opaque("set", (list(values),))),
-    "frozenset": _sequence(lambda values: Opaque("frozenset", (list(values),))),
+    "set": _sequence(list),
+    "frozenset": _sequence(list),
     "dict": _dict,
     "bytes": _bytes,
     "bytearray": _bytes,

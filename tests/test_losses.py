@@ -175,40 +175,40 @@ def test_focal_is_its_definition(gamma):
     np.testing.assert_allclose(grads[1], grads[0], atol=1e-12 * np.abs(grads[0]).max())
 
 
-def detail_targets(labels, kernel=(0.6, 0.3, 0.1)):
-    """Upstream's targets in loops: float32 numbers compared with float32(0.1)."""
+def detail_targets(labels, dtype="float64", kernel=(0.6, 0.3, 0.1)):
+    """Upstream's targets in loops: a float32 kernel in a run of `dtype`, compared with 0.1 in that dtype."""
     n, h, w = labels.shape
     padded = np.zeros((n, h + 2, w + 2))
     padded[:, 1:-1, 1:-1] = labels
     around = sum(padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3))
     edges = 9 * labels - around > 0.1
-    fused = np.zeros((n, h, w), dtype=np.float32)
+    fused = np.zeros((n, h, w), dtype=dtype)
     for stride, weight in zip((1, 2, 4), kernel, strict=True):
         small = edges[:, ::stride, ::stride]
         rows, columns = small.shape[1:]
         up = [int(np.float32(i) * (np.float32(rows) / np.float32(h))) for i in range(h)]
         along = [int(np.float32(j) * (np.float32(columns) / np.float32(w))) for j in range(w)]
-        fused += np.float32(weight) * small[:, up][:, :, along].astype(np.float32)
-    return (fused > np.float32(0.1)).astype(np.float64)[:, None]
+        fused += np.float32(weight).astype(dtype) * small[:, up][:, :, along].astype(dtype)
+    return (fused > np.asarray(0.1, dtype)).astype(np.float64)[:, None]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("size", SIZES)
 def test_detail_targets_are_upstreams_in_either_dtype(size, dtype):
     _, labels = sample(size)
-    wanted = detail_targets(labels)
+    wanted = detail_targets(labels, dtype)
     assert 0.05 < wanted.mean() < 0.95
     for side in SIDES:
         targets = build(side, "DetailAggregateLoss", dtype=dtype).targets(tensor(side, labels))
         np.testing.assert_array_equal(value(targets), wanted)
 
 
-def test_what_only_stride_four_marks_is_no_detail():
-    """float32(0.1) is not above float32(0.1), though in float64 it is above 0.1: the runs must agree."""
+def test_what_only_stride_four_marks_is_detail_in_float64_alone():
+    """Its sum is float32(0.1), which is not above 0.1 in float32 and is in float64, upstream and here."""
     labels = np.zeros((1, 40, 40), dtype=np.int64)
     labels[0, 16, 16] = 7  # a point on the grid of every stride
     for side in SIDES:
-        for dtype in ("float32", "float64"):
+        for dtype, detail in (("float32", 0), ("float64", 12)):
             loss = build(side, "DetailAggregateLoss", dtype=dtype)
             pyramid, targets = (
                 value(loss.pyramid(tensor(side, labels))),
@@ -216,8 +216,8 @@ def test_what_only_stride_four_marks_is_no_detail():
             )
             only = (pyramid[:, 0] == 0) & (pyramid[:, 1] == 0) & (pyramid[:, 2] == 1)
             assert only.sum() == 12
-            assert targets[:, 0][only].sum() == 0
-            assert targets.sum() == 4
+            assert targets[:, 0][only].sum() == detail
+            assert targets.sum() == 4 + detail
 
 
 @pytest.mark.parametrize("size", SIZES)

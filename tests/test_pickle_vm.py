@@ -67,6 +67,11 @@ def test_shared_values_stay_shared():
     assert value["a"] is value["b"]
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_sets_are_lists(protocol):
+    assert of(pickle.dumps([{1}, frozenset((2,)), set()], protocol)) == [[1], [2], []]
+
+
 def test_old_strings_are_text_or_bytes():
     assert of(b"\x80\2]U\3abca.") == ["abc"]
     assert bytes(of(b"U\2\xff\xfe.")) == b"\xff\xfe"
