@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -111,6 +111,47 @@ def watch(module: nn.Layer, seen: CallSeen) -> Callable[[], None]:
 def no_grad() -> AbstractContextManager[Any]:
     """Return a context without gradients."""
     return paddle.no_grad()
+
+
+def variable(array: Array) -> paddle.Tensor:
+    """Return a tensor like `to_tensor`'s that gets a gradient, if it is of a floating-point type."""
+    tensor = to_tensor(array)
+    tensor.stop_gradient = not tensor.is_floating_point()
+    return tensor
+
+
+def parameters(network: nn.Layer) -> dict[str, paddle.Tensor]:
+    """Return the trainable parameters by name; Paddle lists a norm's statistics among the others."""
+    return {name: parameter for name, parameter in network.named_parameters() if not parameter.stop_gradient}
+
+
+def gradient(parameter: paddle.Tensor) -> Array | None:
+    """Return a copy of the gradient that a parameter has, None if it has none."""
+    return None if parameter.grad is None else to_array(parameter.grad)
+
+
+def give_gradient(parameter: paddle.Tensor, gradient: Array) -> None:
+    """Add `gradient` to the parameter's, through a backward pass as in training."""
+    backward((parameter * to_tensor(gradient)).sum())
+
+
+def on_gradient(tensor: paddle.Tensor, seen: Callable[[Array], None]) -> None:
+    """Call `seen` with a copy of the tensor's gradient when a backward pass has it."""
+    if not tensor.stop_gradient:
+        tensor.register_hook(lambda gradient: seen(to_array(gradient)))
+
+
+def backward(value: paddle.Tensor) -> None:
+    """Run the backward pass of a 0-d tensor."""
+    value.backward()
+
+
+def vjp(
+    outputs: Sequence[paddle.Tensor], inputs: Sequence[paddle.Tensor], gradients: Sequence[paddle.Tensor]
+) -> list[Array | None]:
+    """Return the gradients of `inputs` for given gradients of `outputs`; None where nothing depends on one."""
+    found = paddle.grad(outputs, inputs, gradients, allow_unused=True)
+    return [None if each is None else to_array(each) for each in found]
 
 
 def _numpy_dtype(tensor: paddle.Tensor) -> str:

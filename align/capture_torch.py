@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -109,3 +109,43 @@ def watch(module: nn.Module, seen: CallSeen) -> Callable[[], None]:
 def no_grad() -> AbstractContextManager[Any]:
     """Return a context without gradients."""
     return torch.no_grad()
+
+
+def variable(array: Array) -> torch.Tensor:
+    """Return a tensor like `to_tensor`'s that gets a gradient, if it is of a floating-point type."""
+    tensor = to_tensor(array)
+    return tensor.requires_grad_(tensor.is_floating_point())
+
+
+def parameters(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the trainable parameters by name."""
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def gradient(parameter: torch.Tensor) -> Array | None:
+    """Return a copy of the gradient that a parameter has, None if it has none."""
+    return None if parameter.grad is None else to_array(parameter.grad)
+
+
+def give_gradient(parameter: torch.Tensor, gradient: Array) -> None:
+    """Add `gradient` to the parameter's, through a backward pass as in training."""
+    backward((parameter * to_tensor(gradient)).sum())
+
+
+def on_gradient(tensor: torch.Tensor, seen: Callable[[Array], None]) -> None:
+    """Call `seen` with a copy of the tensor's gradient when a backward pass has it."""
+    if tensor.requires_grad:
+        tensor.register_hook(lambda gradient: seen(to_array(gradient)))
+
+
+def backward(value: torch.Tensor) -> None:
+    """Run the backward pass of a 0-d tensor."""
+    value.backward()
+
+
+def vjp(
+    outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]
+) -> list[Array | None]:
+    """Return the gradients of `inputs` for given gradients of `outputs`; None where nothing depends on one."""
+    found = torch.autograd.grad(outputs, inputs, gradients, allow_unused=True)
+    return [None if each is None else to_array(each) for each in found]

@@ -68,6 +68,29 @@ class Framework(Protocol):
     def no_grad(self) -> AbstractContextManager[Any]:
         """A context without gradients."""
 
+    def variable(self, array: Array) -> Tensor:
+        """A tensor like `to_tensor`'s that gets a gradient, if it is of a floating-point type."""
+
+    def parameters(self, network: Network) -> dict[str, Tensor]:
+        """The trainable parameters by name."""
+
+    def gradient(self, parameter: Tensor) -> Array | None:
+        """A copy of the gradient that a parameter has, None if it has none."""
+
+    def give_gradient(self, parameter: Tensor, gradient: Array) -> None:
+        """Add `gradient` to the parameter's, through a backward pass as in training."""
+
+    def on_gradient(self, tensor: Tensor, seen: Callable[[Array], None]) -> None:
+        """Call `seen` with a copy of the tensor's gradient when a backward pass has it."""
+
+    def backward(self, value: Tensor) -> None:
+        """Run the backward pass of a 0-d tensor."""
+
+    def vjp(
+        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], gradients: Sequence[Tensor]
+    ) -> list[Array | None]:
+        """The gradients of `inputs` for given gradients of `outputs`; None where nothing depends on one."""
+
 
 def load_framework(side: Side) -> Framework:
     """Import `side`'s framework. Raises ImportError if it is not installed."""

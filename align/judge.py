@@ -6,7 +6,7 @@ The worst element counts, never a mean; nothing is broadcast, cast or transposed
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,9 @@ from stdc_parity.align.pair import Floor
 from stdc_parity.align.record import Record, Tap
 from stdc_parity.align.result import Comparison, Verdict
 from stdc_parity.converters.architecture import Side
+
+UNJUDGED = ("input", "margin")
+"""Kinds of taps that go along with others and are not compared themselves."""
 
 CHUNK = 1 << 18
 """Elements compared at a time: the temporaries then stay in the processor's cache."""
@@ -60,27 +63,32 @@ class _Gap:
 
 def allowed(tap: str, tol: float, floors: Sequence[Floor]) -> float:
     """The fraction of its scale that `tap` may differ by: `tol`, or more for a known floor."""
-    return max((floor.relative for floor in floors if re.fullmatch(floor.taps, tap)), default=tol)
+    return next((max(tol, floor.relative) for floor in floors if re.fullmatch(floor.taps, tap)), tol)
+
+
+Rule = Callable[[Tap], Tolerance]
+"""Which tolerance applies to a tap."""
 
 
 def compare_records(
-    reference: Record, other: Record, tolerance: Tolerance, floors: Sequence[Floor] = ()
+    reference: Record, other: Record, tolerance: Tolerance | Rule, floors: Sequence[Floor] = ()
 ) -> list[Comparison]:
     """Compare two records tap by tap, in the reference's execution order; inputs are not judged.
 
     A tap that only one side has is DIVERGED. `floors` are known differences, for records in float64.
     """
-    others = {tap.name: tap for tap in other.taps if tap.kind != "input"}
+    others = {tap.name: tap for tap in other.taps if tap.kind not in UNJUDGED}
     comparisons = []
     for tap in reference.taps:
-        if tap.kind == "input":
+        if tap.kind in UNJUDGED:
             continue
         twin = others.pop(tap.name, None)
         if twin is None:
             comparisons.append(_missing(tap, reference.side, other.side))
         else:
             pair = (reference.arrays[tap.name], other.arrays[twin.name])
-            rule = replace(tolerance, tol=allowed(tap.name, tolerance.tol, floors)) if floors else tolerance
+            rule = tolerance if isinstance(tolerance, Tolerance) else tolerance(tap)
+            rule = replace(rule, tol=allowed(tap.name, rule.tol, floors)) if floors else rule
             comparisons.append(compare_tap(tap, twin, pair, (reference.side, other.side), rule))
     return comparisons + [_missing(tap, other.side, reference.side) for tap in others.values()]
 

@@ -30,5 +30,7 @@ def _path(comparison: Comparison) -> str:
 
 
 def _inside(path: str, outer: str) -> bool:
-    """Whether `path` is a module within `outer` ("" is the whole network)."""
-    return path != outer and (outer == "" or path.startswith(f"{outer}."))
+    """Whether `path` is a module within `outer`; "" and "network" are the whole network, "loss" is outside it."""
+    if outer in ("", "network"):
+        return path not in ("", "network") and not path.startswith("loss")
+    return path.startswith(f"{outer}.")

@@ -19,6 +19,20 @@ class Floor:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How a pair is trained and measured: the modules of each side that hold its parts.
+
+    They have the same names on both sides: `losses.SegLoss()(outputs, labels) -> (total, terms)`,
+    `optim.build_optimizer(network, loss, …)`, `metrics.confusion_matrix(…)`, `data.loader(…)`,
+    `transforms.training_steps(…)`. `outputs` are the (channels, stride) of what the network returns.
+    """
+
+    modules: Mapping[Side, str]
+    num_classes: int
+    outputs: Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
 class Pair:
     """The twin implementations of one network.
 
@@ -29,7 +43,8 @@ class Pair:
     both sides load; `parts` maps architectures that are a part of it to their prefix in it. `size` is the
     default input size (height, width) in pixels.
 
-    `floors` are known differences of the two frameworks that remain in float64.
+    `floors` are known differences of the two frameworks that remain in float64. `recipe` is how the pair is
+    trained; without one there are only the weights and forward stages.
     """
 
     name: str
@@ -42,3 +57,4 @@ class Pair:
     arguments: Mapping[str, object] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
     floors: Sequence[Floor] = ()
+    recipe: Recipe | None = None

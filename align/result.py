@@ -14,16 +14,18 @@ from stdc_parity.converters.architecture import Side
 
 class Verdict(str, Enum):
     """PASS: within the tolerance. ROUNDING: over it, but explained by float32 rounding (a float64 run of
-    both sides agrees). DIVERGED: anything else, a crash of one side included.
+    both sides agrees). BLOCKED: not climbed, for a rung that it needs failed. DIVERGED: anything else, a
+    crash of one side included.
     """
 
     PASS = "PASS"
     ROUNDING = "ROUNDING"
+    BLOCKED = "BLOCKED"
     DIVERGED = "DIVERGED"
 
     def __bool__(self) -> bool:
         """Whether the two sides compute the same."""
-        return self is not Verdict.DIVERGED
+        return self in (Verdict.PASS, Verdict.ROUNDING)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class StageResult:
     """One rung: its comparisons in execution order, and the modules to blame, first one first.
 
     `blamed` are the comparisons of modules that were given equal inputs and still differ, and of whose
-    children none does. `isolated` says whether that was looked into.
+    children none does. `isolated` says whether that was looked into. `blocked_by` names the rung that
+    failed and that this one needs. `remarks` are sentences for people.
     """
 
     stage: str
@@ -94,11 +97,14 @@ class StageResult:
     blamed: Sequence[Comparison] = ()
     isolated: bool = False
     remarks: Sequence[str] = ()
+    blocked_by: str = ""
     facts: Mapping[Side, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
         """The worst tap's verdict; DIVERGED if a side failed or nothing was compared."""
+        if self.blocked_by:
+            return Verdict.BLOCKED
         if self.failures or not self.comparisons:
             return Verdict.DIVERGED
         order = list(Verdict)

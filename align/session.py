@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
-from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from stdc_parity.align.framework import Array, Framework, Network
 from stdc_parity.align.load import build_network, side_weights
-from stdc_parity.align.pair import Pair
+from stdc_parity.align.pair import Pair, Recipe
 from stdc_parity.align.record import hash_arrays
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.fixtures.images import seeded_image
+from stdc_parity.converters.errors import UsageError
+from stdc_parity.fixtures import scenes
+from stdc_parity.fixtures.images import normalised, seeded_image
 
 
 class Session:
@@ -22,11 +27,14 @@ class Session:
         self._networks: dict[tuple[RunSpec, str], Network] = {}
         self._weights: dict[RunSpec, tuple[Pair, Mapping[str, Array], str]] = {}
 
-    def network(self, spec: RunSpec) -> Network:
-        """The network of `spec`, its weights loaded, in its dtype and mode. Raises ParityError."""
+    def network(self, spec: RunSpec, *, fresh: bool = False) -> Network:
+        """The network of `spec`, its weights loaded, in its dtype and mode. Raises ParityError.
+
+        `fresh` builds it anew, so that no gradient of an earlier use is left (Paddle keeps zeros).
+        """
         pair, tensors, _ = self._loaded(spec)
         key = (_weights_key(spec), spec.dtype)
-        if key not in self._networks:
+        if fresh or key not in self._networks:
             self._networks[key] = build_network(self.framework, pair, spec.dtype)
         network = self._networks[key]
         self.framework.load(network, tensors)
@@ -37,9 +45,34 @@ class Session:
         """The pair of `spec`, with the numbers of its checkpoint."""
         return self._loaded(spec)[0]
 
+    def part(self, spec: RunSpec, module: str) -> Any:
+        """This side's module of the pair's recipe: "losses", "optim", "metrics", "data", "transforms"."""
+        recipe = self.recipe(spec)
+        return importlib.import_module(f"{recipe.modules[self.framework.SIDE]}.{module}")
+
+    def recipe(self, spec: RunSpec) -> Recipe:
+        """The pair's recipe. Raises UsageError if it has none."""
+        recipe = self.pair(spec).recipe
+        if recipe is None:
+            raise UsageError(f"the pair {spec.pair} has no training recipe", "Its stages are weights and forward.")
+        return recipe
+
     def image(self, spec: RunSpec) -> Array:
         """The input of `spec`: (batch, 3, height, width), in its dtype."""
         return seeded_image(spec.size, spec.batch, spec.seed).astype(spec.dtype)
+
+    def scenes(self, spec: RunSpec, first: int = 0) -> tuple[Array, Array]:
+        """A batch of street-like scenes from number `first` on.
+
+        Images (batch, 3, height, width) in the dtype of `spec`, train ids int64 (batch, height, width).
+        Raises UsageError for a size that is too small for a scene.
+        """
+        try:
+            drawn = [scenes.scene(spec.seed, first + i, spec.size) for i in range(spec.batch)]
+        except ValueError as error:
+            raise UsageError(f"--size: {error}") from None
+        images = np.stack([normalised(rgb) for rgb, _ in drawn]).astype(spec.dtype)
+        return images, np.stack([scenes.train_ids(ids) for _, ids in drawn]).astype(np.int64)
 
     def facts(self, spec: RunSpec) -> dict[str, object]:
         """What a record of `spec` says about its run."""
@@ -60,4 +93,4 @@ class Session:
 
 def _weights_key(spec: RunSpec) -> RunSpec:
     """`spec` without what does not change the weights."""
-    return replace(spec, size=(0, 0), batch=1, mode="eval", dtype="float32", taps="stages")
+    return RunSpec(spec.pair, (0, 0), weights=spec.weights, key=spec.key, base=spec.base, seed=spec.seed)

@@ -14,7 +14,8 @@ TapLevel = Literal["outputs", "stages", "modules"]
 @dataclass(frozen=True)
 class RunSpec:
     """The options of a run. `size` is (height, width) in pixels; `weights` the path of a checkpoint of
-    either framework, None for seeded weights; `key` the path of keys to its state dict.
+    either framework, None for seeded weights; `key` the path of keys to its state dict. `steps` and `lr`
+    (the peak of its schedule) are those of a short training, `scenes` how many images a metric sees.
     """
 
     pair: str
@@ -27,6 +28,9 @@ class RunSpec:
     mode: Mode = "eval"
     dtype: Dtype = "float32"
     taps: TapLevel = "stages"
+    steps: int = 6
+    lr: float = 1e-4
+    scenes: int = 4
 
     def to_json(self) -> dict[str, Any]:
         """The spec as a JSON object."""

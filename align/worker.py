@@ -17,18 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from stdc_parity.align.framework import load_framework
+from stdc_parity.align.ladder import CAPTURES, REPLAYS
 from stdc_parity.align.record import load_record, save_record
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.align.stages import forward
 from stdc_parity.converters.errors import ParityError
-
-CAPTURES = {"forward": forward.capture, "forward-calls": forward.capture_calls}
-"""Jobs that record something of a network of a spec."""
-
-REPLAYS = {"forward-replay": (forward.ISOLATED, forward.replay)}
-"""Jobs that run this side's modules on what the other side recorded."""
-
 
 def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
     """Do one job and write its record under the job's run folder."""
@@ -79,3 +72,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    sys.stderr.flush()
+    os._exit(0)  # taking a framework down in good order is half a second that the caller would wait for

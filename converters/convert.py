@@ -6,13 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from stdc_parity.converters.architecture import Architecture, Side
 from stdc_parity.converters.containers import (
-    PADDLE_PICKLE,
     Contents,
     read_container,
     write_paddle,
@@ -75,7 +73,7 @@ def open_state_dict(source: str | os.PathLike[str], key: str | None = None) -> t
     contents = read_container(source)
     try:
         state = find_state_dict(contents.root, key=key)
-        return contents, state, naming(state.tensors, "paddle" if contents.container == PADDLE_PICKLE else "torch")
+        return contents, state, naming(state.tensors, contents.framework)
     except CheckpointError as error:
         raise CheckpointError(f"{shown(os.fspath(source))}: {error.message}", error.note) from None
 
@@ -104,7 +102,7 @@ def plan_conversion(
         plan = make_plan(state, architecture, side, abn=abn, aliases=aliases)
     except CheckpointError as error:
         raise CheckpointError(f"{shown(source.name)}: {error.message}", error.note) from None
-    batches = counters(plan, state.tensors) if side == "torch" else {}
+    batches = counters(plan, state.tensors) if side == "torch" else contents.batches
     tensors = apply_plan(plan, state.tensors, batches)
     return Conversion(source, contents, state, plan, tensors, batches, tuple(remarks(state, plan)))
 
@@ -117,10 +115,11 @@ def write_conversion(
     Raises UsageError when `target` exists (without `force`), is the source, or cannot be written.
     """
     if conversion.target_side == "paddle":
-        write_paddle(target, conversion.tensors, force=force, source=conversion.source)
+        write_paddle(
+            target, conversion.tensors, force=force, source=conversion.source, batches=conversion.batches
+        )
     else:
-        root: Mapping[str, Any] = {wrap: conversion.tensors} if wrap else conversion.tensors
-        write_torch(target, root, force=force, source=conversion.source)
+        write_torch(target, conversion.tensors, force=force, source=conversion.source, wrap=wrap)
 
 
 def remarks(state: StateDict, plan: Plan) -> list[str]:

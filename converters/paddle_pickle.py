@@ -45,9 +45,9 @@ def read_paddle_pickle(data: memoryview) -> tuple[object, str, dict[str, int]]:
     uint16 becomes bfloat16. Raises CheckpointError for all that is broken or unsafe.
     """
     root, end = load(data, 0, PADDLE)
-    root = _plain(settle(root))
+    root = _plain(settle(root, len(data)))
     if isinstance(root, dict):
-        _join_split(root)
+        _join_split(root, len(data))
         root.pop(NAME_TABLE, None)
     protocol = data[1] if data[0] == 0x80 else 0
     return root, f"protocol {protocol}", _read_batches(data, end)
@@ -80,14 +80,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _join_split(root: dict[Any, Any]) -> None:
-    """Put together the parameters that protocols 2 and 3 hold in slices of less than 1 GiB."""
+def _join_split(root: dict[Any, Any], size: int) -> None:
+    """Put together the parameters that protocols 2 and 3 hold in slices of less than 1 GiB.
+
+    ``size`` is the file's, which the whole cannot exceed: one array may stand for many slices.
+    """
     table = root.pop(SPLIT_TABLE, None)
     if table is None:
         return
     try:
         for name, info in table.items():
             parts = [root.pop(part) for part in info["slices"]]
+            size -= sum(part.nbytes for part in parts)
+            if size < 0:
+                raise ValueError
             root[name] = np.concatenate(parts).reshape(checked_shape(info["OriginShape"]))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise CheckpointError("the table of split parameters does not fit the parameters") from None

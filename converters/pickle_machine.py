@@ -12,6 +12,7 @@ from stdc_parity.converters.errors import CheckpointError, shown
 
 MAX_OPCODES = 6_000_000  # a checkpoint of 100,000 tensors needs four million
 MAX_MEMO = 2_000_000
+MAX_COPIES = 1_000_000
 MAX_INTEGER_BYTES = 256
 MAX_LINE = 1 << 16
 
@@ -71,13 +72,14 @@ class Unsupported(Inert):
 
 Table = Mapping[tuple[str, str], Global]
 
+_SIZED = frozenset((str, bytes, memoryview, list, tuple, dict))
 _FLAT = frozenset((float, bool, bytes, type(None), Global))  # beside str and int, keys that hash at once
 
 
 class Machine:
     """The state of one run: a buffer and a position in it, a stack cut by marks, a memo."""
 
-    __slots__ = ("data", "memo", "outer", "persistent", "pos", "stack", "table")
+    __slots__ = ("data", "left", "memo", "outer", "persistent", "pos", "stack", "table")
 
     def __init__(
         self,
@@ -93,6 +95,7 @@ class Machine:
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # the stacks below each MARK
         self.memo: dict[int, Any] = {}
+        self.left = len(data) + MAX_COPIES  # bytes and values that functions may be called with
 
     def run(self, opcodes: Mapping[int, Callable[[Machine], object]]) -> tuple[object, int]:
         """Interpret up to STOP; return the object and the offset behind it."""
@@ -177,6 +180,9 @@ class Machine:
         """Push what a function of the table makes of ``args``."""
         if type(function) is not Global or type(args) is not tuple:
             self.fail("calls something that is not a function")
+        self.left -= sum(len(arg) for arg in args if type(arg) in _SIZED)
+        if self.left < 0:
+            self.fail("copies its values again and again")
         self.stack.append(self.guarded(f"calls {function.name} with", function.make, args))
 
     def by_persistent_id(self) -> None:

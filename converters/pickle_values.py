@@ -19,18 +19,24 @@ Array = NDArray[Any]
 
 MAX_DEPTH = 100
 MAX_VALUES = 2_000_000  # of the whole tree: values that appear in several places count each time
-MAX_EXPANSION = 64 << 20  # bytes by which stride-0 tensors may exceed their storages, over the whole file
+MAX_EXPANSION = 64 << 20  # bytes of arrays, beyond the file's own size, that are more than views of storages
 _DTYPES = frozenset(("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"))
 
 
 class Deferred(Inert):
-    """A value that ``settle`` replaces by ``resolve()``."""
+    """An array to be: ``settle`` replaces it by what ``make`` gives."""
 
-    __slots__ = ()
-    expansion = 0
+    __slots__ = ("made",)
 
-    def resolve(self) -> object:
-        """The final value; raises CheckpointError if there is none."""
+    def __init__(self) -> None:
+        self.made: object = None
+
+    def cost(self) -> int:
+        """Bytes that making it may read or copy, beyond its share of a storage."""
+        raise NotImplementedError
+
+    def make(self) -> object:
+        """The array, or Unsupported; raises CheckpointError if there is none."""
         raise NotImplementedError
 
 
@@ -40,7 +46,9 @@ class NumpyDtype(Inert):
     __slots__ = ("code", "order", "plain")
 
     def __init__(self, code: object, align: object = False, copy: object = True) -> None:
-        self.code = _code_of(code) if isinstance(code, Global) else shown(code)
+        if not isinstance(code, Global | str):
+            raise TypeError
+        self.code = code if isinstance(code, str) else _code_of(code)
         self.order = "="
         self.plain = True
 
@@ -70,14 +78,14 @@ def _code_of(cls: Global) -> str:
 class NumpyArray(Deferred):
     """An array as numpy pickles it: made empty, then given its state."""
 
-    __slots__ = ("data", "dtype", "fortran", "resolved", "shape")
+    __slots__ = ("data", "dtype", "fortran", "shape")
 
     def __init__(self, *_empty: object) -> None:
+        super().__init__()
         self.shape: tuple[int, ...] = ()
         self.dtype: NumpyDtype | None = None
         self.fortran = False
         self.data: object = b""
-        self.resolved: object = None
 
     def build(self, state: Any) -> None:
         """Take (version, shape, dtype, whether Fortran order, data)."""
@@ -86,13 +94,12 @@ class NumpyArray(Deferred):
         if type(self.dtype) is not NumpyDtype:
             raise TypeError
 
-    def resolve(self) -> object:
-        """The array, a view of the file if it can be; Unsupported if it is not of numbers."""
-        if self.resolved is None:
-            self.resolved = self._resolve()
-        return self.resolved
+    def cost(self) -> int:
+        """The size of its data: honest arrays have data of their own."""
+        return len(self.data) if isinstance(self.data, str | bytes | memoryview) else 0
 
-    def _resolve(self) -> object:
+    def make(self) -> object:
+        """The array, a view of the file if it can be; Unsupported if it is not of numbers."""
         if self.dtype is None:
             raise CheckpointError("the numpy array has no content")
         dtype = self.dtype.resolve()
@@ -104,16 +111,25 @@ class NumpyArray(Deferred):
                 f"the numpy array of shape {shown_shape(self.shape)} and dtype {dtype.name} has "
                 f"{data.nbytes:,} bytes of data"
             )
+        if data.nbytes == 0:
+            return empty(self.shape, dtype)
         flat = native(from_bytes(data, dtype))
         return flat.reshape(self.shape[::-1]).T if self.fortran else flat.reshape(self.shape)
 
 
 def checked_shape(shape: object) -> tuple[int, ...]:
     """``shape`` if it is a tuple or list of at most 32 sizes of 0 or more; raises ValueError."""
-    sizes = tuple(shape) if isinstance(shape, tuple | list) else None
-    if sizes is None or len(sizes) > 32 or not all(type(n) is int and 0 <= n < 2**62 for n in sizes):
+    sizes = checked_integers(shape)
+    if not all(0 <= n < 2**62 for n in sizes):
         raise ValueError
     return sizes
+
+
+def checked_integers(values: object) -> tuple[int, ...]:
+    """``values`` if it is a tuple or list of at most 32 integers; raises ValueError."""
+    if not isinstance(values, tuple | list) or len(values) > 32 or not all(type(n) is int for n in values):
+        raise ValueError
+    return tuple(values)
 
 
 def shown_shape(shape: tuple[int, ...]) -> str:
@@ -130,14 +146,22 @@ def as_bytes(data: object) -> memoryview:
     return memoryview(data)
 
 
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array without elements; raises CheckpointError if its other sizes are absurd."""
+    try:
+        return np.empty(shape, dtype)
+    except ValueError:
+        raise CheckpointError(f"an empty tensor declares the shape {shown_shape(shape)}") from None
+
+
 def from_bytes(data: memoryview, dtype: np.dtype[Any]) -> Array:
     """``data`` as a flat array without a copy (but for booleans that are neither 0 nor 1)."""
-    if data.nbytes == 0:
-        return np.empty(0, dtype)
-    if dtype == np.bool_:
-        raw = np.frombuffer(data, np.uint8)
-        return raw.view(np.bool_) if raw.max() <= 1 else raw != 0
-    return np.frombuffer(data, dtype)
+    return booleans(np.frombuffer(data, np.uint8)) if dtype == np.bool_ else np.frombuffer(data, dtype)
+
+
+def booleans(raw: NDArray[np.uint8]) -> Array:
+    """Bytes as booleans, of which numpy wants only 0 and 1."""
+    return raw.view(np.bool_) if raw.max() <= 1 else raw != 0
 
 
 def native(array: Array) -> Array:
@@ -153,13 +177,13 @@ def bfloat16() -> np.dtype[Any]:
     return dtype
 
 
-def settle(root: object) -> object:
-    """``root`` with every Deferred value resolved, dicts and lists changed in place.
+def settle(root: object, size: int) -> object:
+    """``root``, from a file of ``size`` bytes, with its arrays made; dicts and lists are changed in place.
 
     Raises CheckpointError, naming the place, if a tensor cannot be made, if the values contain themselves,
-    nest deeper than MAX_DEPTH, or unfold to more than MAX_VALUES.
+    nest deeper than MAX_DEPTH or unfold to more than MAX_VALUES, or if the arrays are much larger than the file.
     """
-    settler = _Settler()
+    settler = _Settler(size + MAX_EXPANSION)
     try:
         return settler.settle(root)
     except CheckpointError as error:
@@ -168,10 +192,10 @@ def settle(root: object) -> object:
 
 
 class _Settler:
-    def __init__(self) -> None:
+    def __init__(self, budget: int) -> None:
         self.path: list[object] = []
         self.left = MAX_VALUES
-        self.expansion = MAX_EXPANSION
+        self.budget = budget
 
     def settle(self, value: Any) -> object:
         kind = type(value)
@@ -179,10 +203,12 @@ class _Settler:
         if self.left < 0:
             raise CheckpointError(f"the values unfold to more than {MAX_VALUES:,}")
         if isinstance(value, Deferred):
-            self.expansion -= value.expansion
-            if self.expansion < 0:
-                raise CheckpointError("the tensors declare far more elements than the file has")
-            return value.resolve()
+            if value.made is None:
+                self.budget -= value.cost()
+                if self.budget < 0:
+                    raise CheckpointError("the tensors declare far more elements than the file has")
+                value.made = value.make()
+            return value.made
         if kind is dict:
             self._each(value, value.items())
         elif kind is list:

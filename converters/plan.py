@@ -309,9 +309,10 @@ def same_bytes(a: Array, b: Array) -> bool:
 
 
 def _all_problems(problems: list[str], architecture: Architecture) -> CheckpointError:
-    lines = [f"  {problem}" for problem in problems[:MAX_PROBLEMS_SHOWN]]
-    if len(problems) > len(lines):
-        lines.append(f"  … and {len(problems) - len(lines)} more")
+    lines = [f"  {problem}" for problem in problems]
+    left = len(lines) - MAX_PROBLEMS_SHOWN
+    if left > 0:  # the last ones too: missing keys stand first, unexpected ones last
+        lines[MAX_PROBLEMS_SHOWN - 5 : -5] = [f"  … {left} more …"]
     return CheckpointError(
         f"{len(problems)} problem{'s' if len(problems) != 1 else ''} with the checkpoint "
         f"as {architecture.describe()}:\n" + "\n".join(lines),

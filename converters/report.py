@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from importlib.metadata import version
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,11 @@ from stdc_parity.converters.plan import Entry, choose_architecture, make_plan, r
 from stdc_parity.converters.statedict import Array
 
 CERTIFICATE_SCHEMA = 1
-HASH_CHUNK = 1 << 22
+HASH_CHUNK = 1 << 18
+"""Bytes of a file hashed at a time: they then stay in the processor's cache."""
+
+Digests = dict[Hashable, str]
+"""Hashes of tensors by the memory that they view."""
 
 
 def summary_lines(conversion: Conversion, target: Path | None) -> Iterator[str]:
@@ -111,6 +114,9 @@ def write_certificate(conversion: Conversion, target: Path | None, path: Path, *
     It has every key with its rule, shapes and the sha256 of its C-ordered little-endian bytes before and
     after, and the hashes of both files. Raises UsageError if `path` may not be written.
     """
+    from importlib.metadata import version  # here, as it takes longer than to write a plan
+
+    digests: Digests = {}
     account = {
         "schema_version": CERTIFICATE_SCHEMA,
         "tool": f"stdc-parity {version('stdc-parity')}",
@@ -120,19 +126,29 @@ def write_certificate(conversion: Conversion, target: Path | None, path: Path, *
         "source": _file_account(conversion.source)
         | {"container": conversion.contents.container, "state_dict": conversion.state.where},
         "target": None if target is None else _file_account(target),
-        "entries": [_entry_account(entry, conversion) for entry in conversion.plan.entries],
+        "entries": [_entry_account(entry, conversion, digests) for entry in conversion.plan.entries],
         "batches": dict(conversion.batches),
         "remarks": list(conversion.remarks),
     }
     with atomic_write(path, force=force, source=conversion.source) as file:
-        text = json.dumps(account, indent=1, ensure_ascii=False) + "\n"
-        file.write(text.encode(errors="backslashreplace"))  # a name that is no UTF-8 becomes JSON's \udcff
+        # A name that is no UTF-8 becomes JSON's \udcff.
+        file.write(_json_lines(account).encode(errors="backslashreplace"))
 
 
-def _entry_account(entry: Entry, conversion: Conversion) -> dict[str, Any]:
+def _json_lines(account: Mapping[str, Any]) -> str:
+    """JSON with a line for every key at the top, and for every entry (json's own indenting is slow)."""
+    lines = []
+    for key, value in account.items():
+        rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in value) if key == "entries" else ""
+        text = f"[\n  {rows}\n ]" if rows else json.dumps(value, ensure_ascii=False)
+        lines.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _entry_account(entry: Entry, conversion: Conversion, digests: Digests) -> dict[str, Any]:
     before = conversion.state.tensors.get(entry.source or "")
     after = conversion.tensors.get(entry.target or "")
-    digest = None if before is None else sha256(before)
+    digest = None if before is None else _sha256_once(before, digests)
     same = entry.rule == "copy" and after is not None
     return {
         "source": entry.source and conversion.state.original.get(entry.source, entry.source),
@@ -147,6 +163,15 @@ def _entry_account(entry: Entry, conversion: Conversion) -> dict[str, Any]:
     }
 
 
+def _sha256_once(tensor: Array, digests: Digests) -> str:
+    """The hash of a tensor's values; aliases view the same bytes, which are hashed once."""
+    view = tensor.__array_interface__
+    key = (view["data"], view["strides"], view["shape"], tensor.dtype)
+    if key not in digests:
+        digests[key] = sha256(tensor)
+    return digests[key]
+
+
 def sha256(tensor: Array) -> str:
     """The hash of a tensor's values: its C-ordered little-endian bytes, without shape or dtype."""
     native = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
@@ -154,10 +179,10 @@ def sha256(tensor: Array) -> str:
 
 
 def _file_account(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(HASH_CHUNK):
-            digest.update(chunk)
+    digest, chunk = hashlib.sha256(), bytearray(HASH_CHUNK)
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(chunk):
+            digest.update(memoryview(chunk)[:size])
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 

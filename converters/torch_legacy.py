@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, cast
 
 from stdc_parity.converters.errors import CheckpointError, shown
+from stdc_parity.converters.pickle_machine import checked_key
 from stdc_parity.converters.pickle_table import PLAIN
 from stdc_parity.converters.pickle_values import settle
 from stdc_parity.converters.pickle_vm import load
@@ -36,17 +37,15 @@ def read_torch_legacy(data: memoryview) -> tuple[object, str]:
     magic, at = load(data, 0, PLAIN)
     version, at = load(data, at, PLAIN)
     if magic != MAGIC or version != PROTOCOL:
-        raise CheckpointError(f"the legacy torch file is of the unknown protocol {shown(version)}")
+        known = version if type(version) is int else "?"
+        raise CheckpointError(f"the legacy torch file is of the unknown protocol {shown(known)}")
     machine, at = load(data, at, PLAIN)
     _check_byte_order(machine)
     storages = _Storages()
     root, at = load(data, at, TORCH, storages.persistent)
     keys, at = load(data, at, PLAIN)
-    end = storages.place(data, keys, at)
-    root = settle(root)
-    if end != len(data):
-        raise CheckpointError(f"the file has {len(data) - end:,} bytes behind its last storage")
-    return root, str(PROTOCOL)
+    storages.place(data, keys, at)
+    return settle(root, len(data)), str(PROTOCOL)
 
 
 def _check_byte_order(machine: object) -> None:
@@ -82,8 +81,8 @@ class _Storages:
             self.views[name] = root.view(offset, size)
         return self.views[name]
 
-    def place(self, data: memoryview, keys: object, at: int) -> int:
-        """Find each storage's data from ``at`` on; return where they end."""
+    def place(self, data: memoryview, keys: object, at: int) -> None:
+        """Find each storage's data from ``at`` on (as torch does, whatever follows them is ignored)."""
         if not isinstance(keys, list) or not all(type(key) is str for key in keys):
             raise CheckpointError("the legacy torch file has no list of its storages")
         for key in keys:
@@ -93,7 +92,6 @@ class _Storages:
         missing = [key for key in self.roots if key not in self.data]
         if missing:
             raise CheckpointError(f"the legacy torch file lacks the storage {shown(missing[0])}")
-        return at
 
 
 def _sized(data: memoryview, at: int, storage: Storage) -> tuple[memoryview, int]:
@@ -147,7 +145,7 @@ def read_torch_tar(data: memoryview) -> tuple[object, str]:
     except (KeyError, TypeError, ValueError, struct.error):
         raise CheckpointError("the torch tar's storages or tensors are damaged") from None
     root, _end = load(members["pickle"], 0, TORCH, lambda pid: tensors[int(cast(int, pid))])
-    return settle(root), "0.1"
+    return settle(root, len(data)), "0.1"
 
 
 def _tar_storages(data: memoryview) -> dict[object, Storage]:
@@ -160,10 +158,10 @@ def _tar_storages(data: memoryview) -> dict[object, Storage]:
         storage = storage_of(kind, numel, _nothing)
         content, at = _sized(data, at, storage)
         storage.load = partial(_same, content)
-        storages[key] = storage
+        storages[checked_key(key)] = storage
     views, _end = load(data, at, TORCH)
     for key, root_key, offset, numel in cast(list[Any], views):
-        storages[key] = storages[root_key].view(offset, numel)
+        storages[checked_key(key)] = storages[checked_key(root_key)].view(offset, numel)
     return storages
 
 
@@ -186,5 +184,7 @@ def _tar_tensors(data: memoryview, storages: dict[object, Storage]) -> dict[obje
             raise ValueError
         numbers = struct.unpack_from(f"<{2 * ndim + 1}q", data, at + 8)
         at += 8 + 8 * (2 * ndim + 1)
-        tensors[key] = tensor_of(storages[storage_key], numbers[-1], numbers[:ndim], numbers[ndim:-1])
+        tensors[checked_key(key)] = tensor_of(
+            storages[checked_key(storage_key)], numbers[-1], numbers[:ndim], numbers[ndim:-1]
+        )
     return tensors

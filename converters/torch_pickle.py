@@ -18,8 +18,10 @@ from stdc_parity.converters.pickle_values import (
     Array,
     Deferred,
     bfloat16,
+    booleans,
+    checked_integers,
     checked_shape,
-    from_bytes,
+    empty,
     shown_shape,
 )
 from stdc_parity.converters.pickle_vm import Global, Inert, Opaque, Table, Unsupported
@@ -122,59 +124,44 @@ class Storage(Inert):
 class Tensor(Deferred):
     """A view of a storage: offset, shape and strides in elements."""
 
-    __slots__ = ("dtype", "offset", "resolved", "shape", "storage", "strides")
+    __slots__ = ("dtype", "offset", "shape", "storage", "strides")
 
     def __init__(
         self, storage: Storage, dtype: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
     ) -> None:
+        super().__init__()
         self.storage = storage
-        self.dtype = dtype
+        self.dtype = numpy_dtype(dtype)
         self.offset = offset
         self.shape = shape
         self.strides = strides
-        self.resolved: Array | None = None
 
-    @property
-    def expansion(self) -> int:  # type: ignore[override]
-        """Bytes by which the tensor's elements exceed its storage (strides of 0)."""
-        return max(0, math.prod(self.shape) * numpy_dtype(self.dtype).itemsize - self.storage.size)
+    def cost(self) -> int:
+        """Bytes by which it exceeds its storage (strides of 0), or all of it for booleans, which are checked."""
+        size = math.prod(self.shape) * self.dtype.itemsize
+        return size if self.dtype == np.bool_ else max(0, size - self.storage.size)
 
-    def resolve(self) -> Array:
+    def make(self) -> Array:
         """The tensor as a read-only view of the file (a copy only for malformed booleans)."""
-        if self.resolved is None:
-            self.resolved = self._resolve()
-        return self.resolved
-
-    def _resolve(self) -> Array:
-        dtype = numpy_dtype(self.dtype)
+        itemsize = self.dtype.itemsize
         if math.prod(self.shape) == 0:
-            return _empty(self.shape, dtype)
+            return empty(self.shape, self.dtype)
         steps = [stride if n > 1 else 0 for n, stride in zip(self.shape, self.strides, strict=True)]
         last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, steps, strict=True))
-        if (last + 1) * dtype.itemsize > self.storage.size:
+        if (last + 1) * itemsize > self.storage.size:
             raise CheckpointError(
                 f"the tensor of shape {shown_shape(self.shape)} and strides {shown_shape(self.strides)} at "
                 f"offset {shown(self.offset)} reaches outside its storage of {self.storage.size:,} bytes"
             )
-        data = self.storage.data()
-        size = dtype.itemsize
-        if dtype == np.bool_:
-            data = from_bytes(data, dtype).view(np.uint8).data
-        strides = [step * size if n > 1 else size for n, step in zip(self.shape, steps, strict=True)]
-        view: Array = np.ndarray(self.shape, dtype, data, self.offset * size, strides)
-        return view
+        kind = np.dtype(np.uint8) if self.dtype == np.bool_ else self.dtype
+        strides = [step * itemsize if n > 1 else itemsize for n, step in zip(self.shape, steps, strict=True)]
+        view: Array = np.ndarray(self.shape, kind, self.storage.data(), self.offset * itemsize, strides)
+        return booleans(view) if self.dtype == np.bool_ else view
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """numpy's dtype of a name in ``DTYPES``' values."""
     return bfloat16() if name == "bfloat16" else np.dtype(name)
-
-
-def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    try:
-        return np.empty(shape, dtype)
-    except ValueError:
-        raise CheckpointError(f"an empty tensor declares the shape {shown_shape(shape)}") from None
 
 
 def storage_of(kind: Any, numel: object, load: Callable[[], memoryview]) -> Storage:
@@ -194,18 +181,12 @@ def tensor_of(storage: Any, offset: Any, shape: Any, strides: Any, dtype: str | 
     name = DTYPES.get(dtype or storage.dtype)
     if name is None:
         return Unsupported(f"a tensor of dtype {shown(dtype or storage.dtype)}")
-    sizes, steps = checked_shape(shape), _integers(strides)
+    sizes, steps = checked_shape(shape), checked_integers(strides)
     if len(sizes) != len(steps) or type(offset) is not int:
         raise ValueError
     if offset < 0 or min(steps, default=0) < 0:
         raise CheckpointError("a tensor has a negative offset or stride")
     return Tensor(storage, name, offset, sizes, steps)
-
-
-def _integers(values: object) -> tuple[int, ...]:
-    if not isinstance(values, tuple | list) or not all(type(n) is int for n in values):
-        raise ValueError
-    return tuple(values)
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: object) -> object:
@@ -237,8 +218,8 @@ def _unsupported(what: str) -> Callable[..., object]:
     return lambda *_args: Unsupported(what)
 
 
-def _size(sizes: Any = ()) -> object:
-    return tuple(sizes)
+def _size(sizes: object = ()) -> object:
+    return checked_shape(sizes)
 
 
 def torch_table() -> dict[tuple[str, str], Global]:

@@ -84,7 +84,7 @@ def read_torch_zip(data: memoryview, release: Callable[[], None] = lambda: None)
         return storages[key]
 
     root, _end = load(content(f"{folder}/data.pkl"), 0, TORCH, persistent)
-    return settle(root), version
+    return settle(root, len(data)), version
 
 
 def _once(make: Callable[[], memoryview]) -> Callable[[], memoryview]:

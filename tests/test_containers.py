@@ -384,6 +384,26 @@ def test_plain_pickles_of_arrays(tmp_path, protocol, order):
         assert bits(found[name]) == bits(native)
 
 
+def test_a_split_that_repeats_its_parts_is_refused(tmp_path):
+    part = np.zeros(100_000, np.float32)
+    names = [f"w@@.{i}" for i in range(1000)]  # 400 MB from 400 kB
+    table = {"w": {"OriginShape": (100_000_000,), "slices": names}}
+    path = tmp_path / "x"
+    path.write_bytes(pickle.dumps(dict.fromkeys(names, part) | {"UnpackBigParamInfor@@": table}, 2))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        read_container(path)
+
+
+def test_empty_arrays_of_absurd_shape(tmp_path):
+    path = tmp_path / "x"
+    raw = pickle.dumps({"w": np.zeros((0, 7), np.float32)}, 2)
+    assert raw.count(b"K\0K\7\x86") == 1
+    large = b"\x8a\7" + (2**50).to_bytes(7, "little")
+    path.write_bytes(raw.replace(b"K\0K\7\x86", b"K\0" + large + large + b"\x87"))
+    with pytest.raises(CheckpointError, match="w: an empty tensor declares"):
+        read_container(path)
+
+
 def test_numpy_2_names(tmp_path):
     path = tmp_path / "x"
     raw = pickle.dumps({"a": np.arange(3)}, 2)
@@ -607,15 +627,31 @@ def test_broken_zips(tmp_path):
     refused(outside, "beyond")
 
 
-def test_legacy_big_endian_and_bytes_behind(tmp_path):
+def test_legacy_big_endian(tmp_path):
     content = small_files()[1]
-    path = tmp_path / "x"
-    path.write_bytes(content + b"\0")
-    with pytest.raises(CheckpointError, match="behind its last storage"):
-        read_container(path)
     at = content.index(b"little_endian")
-    path.write_bytes(content[:at] + content[at:].replace(b"\x88", b"\x89", 1))
+    (tmp_path / "x").write_bytes(content[:at] + content[at:].replace(b"\x88", b"\x89", 1))
     with pytest.raises(CheckpointError, match="big-endian"):
+        read_container(tmp_path / "x")
+
+
+def test_legacy_with_bytes_behind(tmp_path):
+    (tmp_path / "x").write_bytes(small_files()[1] + b"more")
+    assert bits(read_container(tmp_path / "x").root["w"]) == bits(torch.load(tmp_path / "x")["w"])
+
+
+def test_legacy_views_of_storages(tmp_path):
+    """Torch before 0.4 pickled views as storages of their own: (key, offset, size) in the persistent id."""
+    path = tmp_path / "x"
+    torch.save({"w": torch.arange(12.0)[:4]}, path, _use_new_zipfile_serialization=False)
+    view = b"X\4\0\0\0viewK\2K\4\x87"
+    content = path.read_bytes()
+    assert content.count(b"K\x0cNt") == 1
+    path.write_bytes(content.replace(b"K\x0cNt", b"K\x0c" + view + b"t"))
+    assert torch.load(path)["w"].tolist() == [2, 3, 4, 5]
+    assert read_container(path).root["w"].tolist() == [2, 3, 4, 5]
+    path.write_bytes(content.replace(b"K\x0cNt", b"K\x0c" + view.replace(b"K\2", b"K\x09") + b"t"))
+    with pytest.raises(CheckpointError, match="reaches outside"):
         read_container(path)
 
 

@@ -42,7 +42,7 @@ def of(raw, table=PLAIN, persistent=None):
 
 def refused(raw, words, table=TORCH, persistent=None):
     with pytest.raises(CheckpointError, match=words) as caught:
-        settle(load(memoryview(raw), 0, table, persistent)[0])
+        settle(load(memoryview(raw), 0, table, persistent)[0], len(raw))
     return caught.value
 
 
@@ -84,12 +84,10 @@ def test_several_pickles_in_a_row():
     assert (first, load(raw, at, PLAIN)) == (1, ("two", len(raw)))
 
 
-@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_numpy_scalars_and_arrays(protocol):
     values = [np.float32(1.5), np.int64(-1), np.bool_(True), np.arange(3, dtype=np.uint8), np.zeros((0, 2))]
-    if protocol < 2:  # numpy's text form of bytes needs STRING, which no checkpoint uses
-        values = values[:0]
-    found = settle(of(pickle.dumps(values, protocol)))
+    found = settle(of(pickle.dumps(values, protocol)), 1000)
     for a, b in zip(found, values, strict=True):
         assert np.array_equal(a, b)
         assert a.dtype == b.dtype
@@ -262,6 +260,24 @@ def test_hashing_a_bomb_is_refused():
     """A dict key that is a tuple doubled 60 times takes 2**60 steps to hash."""
     refused(b"\x80\2})" + b"2\x86" * 60 + b"Ns.", "as a key")
     refused(b"\x80\2})" + b"2\x86" * 60 + b"\x85Ns.", "as a key")
+
+
+def test_values_copied_again_and_again_are_refused():
+    many = b"(" + b"N" * 200_000 + b"lq\0"
+    call = b"cbuiltins\nlist\nq\1"
+    refused(b"\x80\2" + many + call + b"(" + b"h\1h\0\x85R" * 100_000 + b"t.", "again and again")
+    long = b"X" + struct.pack("<I", 5_000_000) + b"x" * 5_000_000 + b"q\0"
+    call = b"c_codecs\nencode\nq\1"
+    refused(b"\x80\2" + long + call + b"(" + b"h\1h\0\x85R" * 100_000 + b"t.", "again and again")
+
+
+def test_arrays_that_share_data_are_bounded():
+    """100,000 big-endian arrays of the same 5 MB would be 500 GB."""
+    data = b"B" + struct.pack("<I", 5_000_000) + bytes(5_000_000) + b"q\0"
+    dtype = b"cnumpy\ndtype\nU\2f4\x85R(K\3U\1>NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tbq\1"
+    function = b"cnumpy.core.numeric\n_frombuffer\nq\2"
+    call = b"h\2(h\0h\1J" + struct.pack("<i", 1_250_000) + b"\x85U\1CtR"
+    refused(b"\x80\2" + data + dtype + function + b"(" + call * 100_000 + b"l.", "again and again|far more")
 
 
 def test_endless_opcodes_are_refused():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stdc_parity.align.pair import Floor, Pair
+from stdc_parity.align.pair import Floor, Pair, Recipe
 from stdc_parity.converters import stdc
 from stdc_parity.converters.architecture import Architecture, Side
 
@@ -16,12 +16,16 @@ SEG_STAGES = (
 SEG_OUTPUTS = ("logits", "logits16", "logits32", "detail8")
 """What the segmentation twins return by default (`use_boundary_8`), at the places of upstream's forward."""
 
-BILINEAR = Floor(
-    taps=r"logits(16|32)?",
-    relative=1e-5,
-    reason="Paddle computes bilinear interpolation ratios in float32 even for float64 tensors",
+BILINEAR = "Paddle computes bilinear interpolation ratios in float32 even for float64 tensors"
+FLOORS = (
+    Floor(r"logits(16|32)?", 2e-5, BILINEAR),
+    Floor(r"(bce|dice)8|total", 2e-5, BILINEAR),
+    Floor(r"grad .*", 5e-5, BILINEAR),
+    Floor(r"own grad (network|loss) .*", 5e-5, BILINEAR),
+    Floor(r"own grad .*", 1e-6, "the gradient of Paddle's AvgPool2D divides by a float32 9"),
 )
-"""Measured up to 5.6e-6 of scale at 360x480 and growing with the size; about 5e-7 at 128x256."""
+"""Measured in float64: logits up to 5.6e-6 of scale at 360x480 and growing with the size (5e-7 at 128x256),
+gradients behind them 5.6e-6, gradients of the pools 1e-8. The first pattern that matches a tap counts."""
 
 
 def pair(name: str, architecture: Architecture | None = None, base: int = 64) -> Pair:
@@ -43,7 +47,12 @@ def pair(name: str, architecture: Architecture | None = None, base: int = 64) ->
             stages=tuple(f"cp.backbone.{feature}" for feature in features) + SEG_STAGES,
             arguments=arguments,
             parts={depth: "cp.backbone."},
-            floors=(BILINEAR,),
+            floors=FLOORS,
+            recipe=Recipe(
+                modules={"torch": "stdc_parity.models_torch", "paddle": "stdc_parity.models_paddle"},
+                num_classes=classes,
+                outputs=((classes, 1), (classes, 1), (classes, 1), (1, 8)),
+            ),
         )
     return Pair(
         name=name,

@@ -2,60 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from stdc_parity.align.framework import Array, Framework, Network
 from stdc_parity.align.pair import Pair
-from stdc_parity.align.record import Record, Tap, TapKind
+from stdc_parity.align.record import Record, Tap
+from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
 
 STAGE = "forward"
+CALLS = "forward-calls"
 ISOLATED = "forward-isolated"
-
-
-class Recorder:
-    """Collects taps in execution order; equal arrays are kept once (an output is often another's input)."""
-
-    def __init__(self, framework: Framework) -> None:
-        """Start empty."""
-        self.framework = framework
-        self.taps: list[Tap] = []
-        self.arrays: dict[str, Array] = {}
-        self._calls: dict[str, int] = {}
-        self._kept: dict[bytes, Array] = {}
-
-    def call_name(self, path: str) -> str:
-        """A name for this call of the module at `path`: the path, with #2 for its second call, and so on."""
-        self._calls[path] = self._calls.get(path, 0) + 1
-        return path if self._calls[path] == 1 else f"{path}#{self._calls[path]}"
-
-    def add(
-        self, name: str, kind: TapKind, path: str, type_name: str, value: object, *, share: bool = False
-    ) -> None:
-        """Keep the tensors of `value`: one, or those in a tuple, list or dict (`name[0]`, `name[key]`)."""
-        for suffix, tensor in _tensors(value, self.framework):
-            array = self.framework.to_array(tensor)
-            if share:
-                digest = hashlib.blake2b(
-                    array.data, digest_size=16, key=str(array.shape).encode()[:64]
-                ).digest()
-                array = self._kept.setdefault(digest, array)
-            self.taps.append(Tap(name + suffix, kind, path, type_name))
-            self.arrays[name + suffix] = array
-
-
-def _tensors(value: object, framework: Framework) -> Iterator[tuple[str, Any]]:
-    if framework.is_tensor(value):
-        yield "", value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from ((f"[{key}]{suffix}", tensor) for suffix, tensor in _tensors(item, framework))
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            yield from ((f"[{i}]{suffix}", tensor) for suffix, tensor in _tensors(item, framework))
 
 
 def call(network: Network, pair: Pair, inputs: Sequence[Any]) -> Any:
@@ -76,7 +35,7 @@ def capture(session: Session, spec: RunSpec) -> Record:
     _add_outputs(recorder, network, pair, result)
     if spec.mode == "train":
         _add_statistics(recorder, framework, network)
-    return Record(framework.SIDE, STAGE, recorder.taps, recorder.arrays)
+    return recorder.record(STAGE)
 
 
 def capture_calls(session: Session, spec: RunSpec) -> Record:
@@ -97,7 +56,7 @@ def capture_calls(session: Session, spec: RunSpec) -> Record:
         for path, module in watched:
             if path in called:
                 _add_own_statistics(recorder, framework, module, path)
-    return Record(framework.SIDE, ISOLATED, recorder.taps, recorder.arrays)
+    return recorder.record(CALLS)
 
 
 def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
@@ -131,7 +90,7 @@ def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
         if before:
             _add_own_statistics(recorder, framework, module, paths[name])
             framework.load(module, before)
-    return Record(framework.SIDE, ISOLATED, recorder.taps, recorder.arrays)
+    return recorder.record(ISOLATED)
 
 
 def _watched(framework: Framework, network: Network, pair: Pair, level: str) -> list[tuple[str, Any]]:

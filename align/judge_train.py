@@ -1,0 +1,78 @@
+"""Judging the train stage against its control: the reference side trained twice, once with rounding-sized noise.
+
+A gap between the frameworks that stays within a small multiple of the control's is what any rounding does
+to this training. The learning rates are not subject to chaos and must be equal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from stdc_parity.align.framework import Array
+from stdc_parity.align.judge import Tolerance, compare_records
+from stdc_parity.align.record import Record
+from stdc_parity.align.result import Arbitration, Comparison, Verdict
+
+MULTIPLE = 20.0
+"""How many times the control's envelope a gap may be."""
+
+FLOOR = 1e-6
+"""The fraction of scale that is never held against a side: Paddle's float32 interpolation ratios, which the
+control (one framework) does not have."""
+
+
+def judge_train(reference: Record, other: Record, control: Record) -> tuple[list[Comparison], list[str]]:
+    """Comparisons of every tap against the control's envelope of its kind, and where the curves part."""
+    envelopes = _envelopes(reference, control)
+    comparisons = []
+    for comparison in compare_records(reference, other, Tolerance(atol=0.0, rtol=1e-12)):
+        if comparison.kind != "rate" and not comparison.why:
+            envelope = envelopes[_group(comparison.tap, comparison.kind)]
+            limit = MULTIPLE * envelope + FLOOR
+            verdict = Verdict.PASS if comparison.relative <= limit else Verdict.DIVERGED
+            noise = {reference.side: envelope}
+            comparison = replace(comparison, verdict=verdict, arbiter=Arbitration(comparison.relative, limit, noise))
+        comparisons.append(comparison)
+    return comparisons, _remarks(comparisons, reference, control)
+
+
+def _group(tap: str, kind: str) -> tuple[str, int]:
+    """What shares an envelope: losses up to an iteration, parameters or momentum buffers at one time."""
+    found = re.match(r"iteration (\d+): ", tap)
+    return kind, int(found[1]) if found else -1 if "after iteration 0" in tap else -2
+
+
+def _envelopes(reference: Record, control: Record) -> Mapping[tuple[str, int], float]:
+    """The control's largest gap of each group, as a fraction of scale; for losses up to each iteration."""
+    gaps: dict[tuple[str, int], float] = {}
+    for tap in reference.taps:
+        key = _group(tap.name, tap.kind)
+        gap = _relative(reference.arrays[tap.name], control.arrays[tap.name])
+        gaps[key] = max(gaps.get(key, 0.0), gap)
+    for kind, iteration in sorted(gaps):
+        if iteration > 0:
+            gaps[kind, iteration] = max(gaps[kind, iteration], gaps.get((kind, iteration - 1), 0.0))
+    return gaps
+
+
+def _relative(a: Array, b: Array) -> float:
+    scale = float(np.abs(a).max()) if a.size else 0.0
+    return float(np.abs(a - b).max()) / scale if scale else 0.0
+
+
+def _remarks(comparisons: list[Comparison], reference: Record, control: Record) -> list[str]:
+    lines = []
+    for comparison in comparisons:
+        if comparison.kind == "loss" and comparison.tap.endswith(": total"):
+            step = comparison.tap.removesuffix(": total")
+            strays = _relative(reference.arrays[comparison.tap], control.arrays[comparison.tap])
+            a, b = comparison.values.values()
+            lines.append(f"{step}: loss {a:.6f} and {b:.6f}, apart {comparison.relative:.1e}, control {strays:.1e}")
+    first = next((c for c in comparisons if not c), None)
+    if first is not None:
+        lines.append(f"The two sides part at {first.tap}; the control does not explain it.")
+    return lines

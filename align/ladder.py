@@ -1,0 +1,121 @@
+"""The ladder: every stage, what its run needs, what it is judged by, and which stages must hold before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from stdc_parity.align.judge import Tolerance
+from stdc_parity.align.record import Record, Tap
+from stdc_parity.align.session import Session
+from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.stages import backward, data, forward, loss, metric, optimizer, schedule, train, weights
+
+Capture = Callable[[Session, RunSpec], Record]
+Replay = Callable[[Session, RunSpec, Record], Record]
+
+CAPTURES: Mapping[str, Capture] = {
+    weights.STAGE: weights.capture,
+    data.STAGE: data.capture,
+    forward.STAGE: forward.capture,
+    "forward-calls": forward.capture_calls,
+    loss.STAGE: loss.capture,
+    backward.STAGE: backward.capture,
+    "backward-calls": backward.capture_calls,
+    optimizer.STAGE: optimizer.capture,
+    schedule.STAGE: schedule.capture,
+    metric.STAGE: metric.capture,
+    train.STAGE: train.capture,
+    "train-control": train.capture_control,
+}
+"""What a side can be asked to record of a run."""
+
+REPLAYS: Mapping[str, tuple[str, Replay]] = {
+    "forward-replay": (forward.CALLS, forward.replay),
+    "backward-replay": (backward.CALLS, backward.replay),
+}
+"""What a side can be asked to run again on the calls that the reference recorded (the record's stage first)."""
+
+EXACT = Tolerance(0.0)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One stage of the ladder.
+
+    `needs` are the rungs that must hold before it means anything. `arbitrated` rungs ask float64 about what
+    exceeds the user's tolerance; `isolated` ones can name the modules to blame. `rule` gives the tolerance
+    of each tap where the user's does not apply.
+    """
+
+    name: str
+    stage: str
+    about: str
+    needs: tuple[str, ...] = ()
+    arbitrated: bool = False
+    isolated: bool = False
+    trains: bool = False
+    rule: Callable[[Tap], Tolerance] | None = None
+
+    def spec(self, spec: RunSpec) -> RunSpec:
+        """The run's options as this rung takes them: its mode, and at least two images where it trains."""
+        if not self.trains:
+            return replace(spec, mode="eval") if self.name != "forward" else spec
+        return replace(spec, mode="train", batch=max(2, spec.batch))
+
+
+def _optimizer_rule(tap: Tap) -> Tolerance:
+    return Tolerance(atol=0.0, rtol=1e-12) if tap.kind == "setting" else Tolerance(1e-6)
+
+
+RUNGS: Mapping[str, Rung] = {
+    rung.name: rung
+    for rung in (
+        Rung("weights", weights.STAGE, "the loaded networks, tensor by tensor", rule=lambda tap: EXACT),
+        Rung("data", data.STAGE, "samples after each transform, then batches", trains=True, rule=lambda tap: EXACT),
+        Rung("forward", forward.STAGE, "taps in eval mode", ("weights",), arbitrated=True, isolated=True),
+        Rung(
+            "forward-train",
+            forward.STAGE,
+            "taps in train mode, and the running statistics after the pass",
+            ("weights",),
+            arbitrated=True,
+            isolated=True,
+            trains=True,
+        ),
+        Rung("loss", loss.STAGE, "the loss's terms and targets on given logits", arbitrated=True, trains=True),
+        Rung(
+            "backward",
+            backward.STAGE,
+            "gradients from the loss back",
+            ("weights", "forward-train", "loss"),
+            arbitrated=True,
+            isolated=True,
+            trains=True,
+        ),
+        Rung(
+            "optimizer",
+            optimizer.STAGE,
+            "parameters, momentum and settings after one step and more",
+            ("weights",),
+            trains=True,
+            rule=_optimizer_rule,
+        ),
+        Rung(
+            "schedule",
+            schedule.STAGE,
+            "every group's learning rate over a whole run",
+            trains=True,
+            rule=lambda tap: Tolerance(atol=0.0, rtol=1e-12),
+        ),
+        Rung("metric", metric.STAGE, "confusion matrices, IoU and accuracy over scenes", ("weights", "forward")),
+        Rung(
+            "train",
+            train.STAGE,
+            "a short training against its control",
+            ("weights", "data", "backward", "optimizer"),
+            trains=True,
+        ),
+    )
+}
+"""The rungs in the order in which `all` climbs them."""

@@ -1,0 +1,92 @@
+"""The metric stage on one side: confusion matrices, IoU and accuracy over scenes, and what they rest on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from stdc_parity.align.framework import Array
+from stdc_parity.align.record import Record
+from stdc_parity.align.recorder import Recorder
+from stdc_parity.align.session import Session
+from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.stages.loss import seeded_outputs
+
+STAGE = "metric"
+SCALES = (0.5, 0.75)
+"""The scales of upstream's published figures: "Seg50" and "Seg75"."""
+
+MULTI_SCALES = (0.75, 1.0)
+
+
+def capture(session: Session, spec: RunSpec) -> Record:
+    """Record the metrics of given logits, then the network's own at both scales and at several with flips.
+
+    For the network's predictions the margin between the two best classes goes along, so that a pixel that
+    another class wins can be held against it.
+    """
+    metrics, recorder = session.part(spec, "metrics"), Recorder(session.framework)
+    classes = session.recipe(spec).num_classes
+    _given_logits(session, spec, recorder, metrics, classes)
+    network = session.network(replace(spec, mode="eval"))
+    single = replace(spec, batch=1)
+    totals = {f"scale {scale}": np.zeros((classes, classes), np.int64) for scale in SCALES}
+    for number in range(spec.scenes):
+        image, label = session.scenes(single, number)
+        for scale in SCALES:
+            logits = _single_scale(session, metrics, network, image, spec.size, scale)
+            prediction = _add_prediction(recorder, f"scene {number} scale {scale}", logits, label)
+            totals[f"scale {scale}"] += metrics.confusion_matrix(prediction, label, classes)
+    image, label = session.scenes(single, 0)
+    scores = _multi_scale(session, metrics, network, image, classes)
+    totals["several scales, flipped"] = metrics.confusion_matrix(
+        _add_prediction(recorder, "scene 0 several scales, flipped", scores, label), label, classes
+    )
+    for name, hist in totals.items():
+        _add_figures(recorder, metrics, f"network, {name}", hist)
+    return recorder.record(STAGE)
+
+
+def _given_logits(session: Session, spec: RunSpec, recorder: Recorder, metrics: Any, classes: int) -> None:
+    """The metrics of seeded logits, which both sides share: these must be the same integers."""
+    _, labels = session.scenes(spec)
+    labels = np.where(labels == classes - 1, 255, labels)  # one class is absent from the labels
+    logits = session.framework.to_tensor(seeded_outputs(session, spec)[0])
+    prediction = session.framework.to_array(logits).argmax(axis=1)
+    hist = metrics.confusion_matrix(session.framework.to_tensor(prediction), session.framework.to_tensor(labels), classes)
+    _add_figures(recorder, metrics, "given logits", hist)
+
+
+def _add_figures(recorder: Recorder, metrics: Any, name: str, hist: Array) -> None:
+    recorder.add_array(f"{name}: confusion matrix", "count", np.asarray(hist), "metrics.confusion_matrix")
+    recorder.add_array(f"{name}: IoU by class", "score", metrics.per_class_iou(hist), "metrics.per_class_iou")
+    recorder.add_array(f"{name}: mean IoU", "score", np.array(metrics.mean_iou(hist)), "metrics.mean_iou")
+    accuracy = np.array(metrics.pixel_accuracy(hist))
+    recorder.add_array(f"{name}: pixel accuracy", "score", accuracy, "metrics.pixel_accuracy")
+
+
+def _single_scale(session: Session, metrics: Any, network: Any, image: Array, size: Any, scale: float) -> Array:
+    with session.framework.no_grad():
+        logits = metrics.single_scale_logits(network, session.framework.to_tensor(image), *size, scale)
+    return session.framework.to_array(logits)
+
+
+def _multi_scale(session: Session, metrics: Any, network: Any, image: Array, classes: int) -> Array:
+    crop = max(64, 2 * min(image.shape[2:]) // 3)
+    with session.framework.no_grad():
+        tensor = session.framework.to_tensor(image)
+        scores = metrics.multi_scale_scores(network, tensor, classes, MULTI_SCALES, crop, True)
+    return session.framework.to_array(scores)
+
+
+def _add_prediction(recorder: Recorder, name: str, logits: Array, label: Array) -> Array:
+    """Record the winning class of every pixel, its lead as a fraction of scale, and the label."""
+    best = logits.argmax(axis=1)  # (1, h, w)
+    top = np.partition(logits, -2, axis=1)[:, -2:]
+    lead = ((top[:, 1] - top[:, 0]) / np.abs(logits).max()).astype(np.float32)
+    recorder.add_array(f"{name} prediction", "prediction", best.astype(np.uint8), "network")
+    recorder.add_array(f"{name} margin", "margin", lead, "network")
+    recorder.add_array(f"{name} label", "input", label.astype(np.uint8), "network")
+    return best

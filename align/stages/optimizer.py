@@ -1,0 +1,92 @@
+"""The optimizer stage on one side: parameters, momentum buffers and settings after steps on given gradients."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+
+from stdc_parity.align.framework import Array, Network
+from stdc_parity.align.record import Record
+from stdc_parity.align.recorder import Recorder
+from stdc_parity.align.session import Session
+from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.stages.loss import build_loss
+
+STAGE = "optimizer"
+WITHOUT_GRADIENT = 7
+"""Of every so many parameters one gets no gradient, as those that a forward pass does not use."""
+
+
+def build_optimizer(session: Session, spec: RunSpec, network: Network, loss: Any) -> Any:
+    """This side's optimizer with upstream's settings; a short warm-up, so that the rate moves with every step."""
+    return session.part(spec, "optim").build_optimizer(
+        network, loss, lr0=spec.lr, warmup_start_lr=spec.lr / 10, warmup_steps=2, max_iter=4 * spec.steps
+    )
+
+
+def capture(session: Session, spec: RunSpec) -> Record:
+    """Record what applies to every parameter, then its value and momentum after one step and after the last.
+
+    The gradients are drawn from the seed, the same for both sides; some parameters get none, the loss's own
+    gets zeros, as in training.
+    """
+    framework = session.framework
+    network, loss = session.network(spec, fresh=True), build_loss(session, spec)
+    optimizer = build_optimizer(session, spec, network, loss)
+    recorder = Recorder(framework)
+    add_settings(recorder, optimizer)
+    for step in range(1, spec.steps + 1):
+        optimizer.zero_grad()
+        for group in optimizer.groups:
+            for name, parameter in zip(group.names, group.params, strict=True):
+                gradient = _gradient(name, tuple(parameter.shape), step, spec, session)
+                if gradient is not None:
+                    framework.give_gradient(parameter, gradient)
+        optimizer.step()
+        if step in (1, spec.steps):
+            add_state(session, spec, recorder, optimizer, f"after step {step}")
+    return recorder.record(STAGE)
+
+
+def add_settings(recorder: Recorder, optimizer: Any) -> None:
+    """Record (learning rate, weight decay, momentum) of every parameter, and its group's name."""
+    for name, settings in optimizer.settings().items():
+        figures = np.array([settings["lr"], settings["weight_decay"], settings["momentum"]], np.float64)
+        group = settings["group"]
+        recorder.add_array(f"{name} lr, weight decay, momentum ({group})", "setting", figures, name, str(group))
+
+
+def add_state(session: Session, spec: RunSpec, recorder: Recorder, optimizer: Any, when: str) -> None:
+    """Record every parameter of the groups and its momentum buffer, in the official shapes."""
+    buffers = optimizer.momentum_buffers()
+    for group in optimizer.groups:
+        for name, parameter in zip(group.names, group.params, strict=True):
+            value = _official(session.framework.to_array(parameter), name, spec, session)
+            recorder.add_array(f"{name} {when}", "parameter", value, name, group.name)
+            if name in buffers:
+                buffer = _official(session.framework.to_array(buffers[name]), name, spec, session)
+                recorder.add_array(f"momentum of {name} {when}", "momentum", buffer, name, group.name)
+
+
+def _gradient(name: str, shape: tuple[int, ...], step: int, spec: RunSpec, session: Session) -> Array | None:
+    key = zlib.crc32(name.encode())
+    if name.startswith("loss."):
+        return np.zeros(shape, spec.dtype)
+    if key % WITHOUT_GRADIENT == 0:
+        return None
+    if _transposed(name, spec, session):
+        shape = shape[::-1]
+    drawn = np.random.default_rng([spec.seed, step, key]).standard_normal(shape, np.float32)
+    return _official((0.01 * drawn).astype(spec.dtype), name, spec, session)
+
+
+def _official(array: Array, name: str, spec: RunSpec, session: Session) -> Array:
+    """Between this side's shape and the official one: Paddle's Linear weights are transposed."""
+    return array.T if _transposed(name, spec, session) else array
+
+
+def _transposed(name: str, spec: RunSpec, session: Session) -> bool:
+    tensor = session.pair(spec).architecture.tensors.get(name)
+    return session.framework.SIDE == "paddle" and tensor is not None and tensor.kind == "linear"

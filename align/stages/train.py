@@ -1,0 +1,59 @@
+"""The train stage on one side: a few steps of the recipe from the same start on the same batches.
+
+Training is chaotic, so the reference side runs it twice: once more with rounding-sized noise on its images.
+How far that control strays is how far another framework may.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stdc_parity.align.record import Record
+from stdc_parity.align.recorder import Recorder
+from stdc_parity.align.session import Session
+from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.stages.forward import call
+from stdc_parity.align.stages.loss import build_loss
+from stdc_parity.align.stages.optimizer import add_state, build_optimizer
+
+STAGE = "train"
+CONTROL = "train-control"
+NOISE = 2.0**-24
+"""The control's relative noise: half a unit in the last place of a float32."""
+
+
+def capture(session: Session, spec: RunSpec) -> Record:
+    """Train for `spec.steps` steps; record the loss, its terms and the rates of each, and the final state."""
+    return _train(session, spec, noise=0.0, stage=STAGE)
+
+
+def capture_control(session: Session, spec: RunSpec) -> Record:
+    """The same with noise on the images."""
+    return _train(session, spec, noise=NOISE, stage=CONTROL)
+
+
+def _train(session: Session, spec: RunSpec, noise: float, stage: str) -> Record:
+    framework, pair = session.framework, session.pair(spec)
+    network, loss = session.network(spec, fresh=True), build_loss(session, spec)
+    optimizer = build_optimizer(session, spec, network, loss)
+    recorder = Recorder(framework)
+    random = np.random.default_rng([spec.seed, 2])
+    for step in range(spec.steps):
+        images, labels = session.scenes(spec, step * spec.batch)
+        disturbed = images * (1 + noise * random.standard_normal(images.shape))
+        optimizer.zero_grad()
+        outputs = call(network, pair, [framework.to_tensor(disturbed.astype(spec.dtype))])
+        total, terms = loss(outputs, framework.to_tensor(labels))
+        framework.backward(total)
+        optimizer.step()
+        for name, term in {"total": total, **terms}.items():
+            recorder.add(f"iteration {step}: {name}", "loss", f"iteration {step}", type(loss).__name__, term)
+        for group, rate in optimizer.learning_rates().items():
+            name = f"iteration {step}: learning rate of {group}"
+            recorder.add_array(name, "rate", np.array(rate, np.float64), f"iteration {step}", "group")
+        if step == 0:
+            add_state(session, spec, recorder, optimizer, "after iteration 0")
+    add_state(session, spec, recorder, optimizer, "at the end")
+    for name, array in framework.buffers(network).items():
+        recorder.add_array(f"{name} at the end", "buffer", array, name.rpartition(".")[0])
+    return recorder.record(stage)
