@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import wraps
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +22,9 @@ def fails_clearly(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         from stdc_parity.converters.errors import ParityError
 
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):  # a terminal may lack characters of a name, or our "…"
+                stream.reconfigure(errors="backslashreplace")
         try:
             command(*args, **kwargs)
         except ParityError as error:
@@ -175,90 +179,212 @@ class Size(click.ParamType):  # type: ignore[type-arg]
         return int(height), int(width)
 
 
+def _with(options: list[Callable[..., Any]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that adds click options, in their order."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+_positive = click.FloatRange(min=0)
+_judging_options = _with([
+    click.option("--tol", type=_positive, default=1e-5, show_default=True, help="max|a-b| <= tol * max|reference|"),
+    click.option("--atol", type=_positive, help="With --rtol: numpy.allclose's rule instead of --tol."),
+    click.option("--rtol", type=_positive, help="See --atol."),
+    click.option(
+        "--arbiter",
+        type=click.Choice(["auto", "always", "never"]),
+        help="Ask float64 runs of both sides about what exceeds the tolerance (auto), about every tap (always; "
+        "what `all` does), or never.",
+    ),
+    click.option("--strict", is_flag=True, help="Fail on ROUNDING too."),
+    click.option("--isolate/--no-isolate", default=None, help="Look at modules one by one (on a divergence)."),
+])  # fmt: skip
+_output_options = _with([
+    click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write all figures."),
+    click.option(
+        "--report", "report_folder", metavar="DIR", type=click.Path(path_type=Path),
+        help="Write report.json, junit.xml and summary.md.",
+    ),
+    click.option("-v", "--verbose", is_flag=True, help="Show every tap."),
+])  # fmt: skip
+_spec_options = _with([
+    click.option("--pair", metavar="NAME", help="The pair; that of the weights, or stdc2-seg."),
+    click.option("--weights", metavar="PATH", help="A checkpoint of either framework (seeded weights)."),
+    click.option("--key", metavar="PATH", help="Where the state dict is in the checkpoint."),
+    click.option("--base", type=click.IntRange(4, 256), default=64, help="Width of a seeded network (64)."),
+    click.option("--size", type=Size(), help="Input height and width; the pair's own by default."),
+    click.option("--batch", type=click.IntRange(1), help="Images at once (1; 2 in train mode)."),
+    click.option("--seed", type=click.IntRange(0), default=0, help="Seed of inputs and of seeded weights."),
+    click.option("--mode", type=click.Choice(["eval", "train"]), default="eval", help="For the forward stage."),
+    click.option("--dtype", type=click.Choice(["float32", "float64"]), help="float32; float64 for train."),
+    click.option(
+        "--taps", type=click.Choice(["outputs", "stages", "modules"]), default="stages", show_default=True,
+        help="What of a forward pass to compare: outputs, the network's stages, or every module.",
+    ),
+    click.option("--steps", type=click.IntRange(1, 1000), default=6, help="Steps of optimizer and train (6)."),
+    click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-4, help="Their peak rate (1e-4)."),
+    click.option("--scenes", type=click.IntRange(1, 5000), default=4, help="Scenes of metric and data (4)."),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads of each side (half the cores)."),
+])  # fmt: skip
+
+
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    positive = click.FloatRange(min=0)
-    options = [
-        click.option("--pair", metavar="NAME", help="The pair; that of the weights, or stdc2-seg."),
-        click.option(
-            "--weights", metavar="PATH", help="A checkpoint of either framework; seeded weights otherwise."
-        ),
-        click.option("--key", metavar="PATH", help="Where the state dict is in the checkpoint."),
-        click.option(
-            "--base",
-            type=click.IntRange(4, 256),
-            default=64,
-            help="Width of a seeded network (64 is official).",
-        ),
-        click.option("--size", type=Size(), help="Input height and width; the pair's own by default."),
-        click.option("--batch", type=click.IntRange(1), help="Images at once (1; 2 in train mode)."),
-        click.option(
-            "--seed", type=click.IntRange(0), default=0, help="Seed of the image and of seeded weights."
-        ),
-        click.option("--mode", type=click.Choice(["eval", "train"]), default="eval", show_default=True),
-        click.option(
-            "--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True
-        ),
-        click.option(
-            "--tol", type=positive, default=1e-5, show_default=True, help="max|a-b| <= tol * max|reference|"
-        ),
-        click.option("--atol", type=positive, help="With --rtol: numpy.allclose's rule instead of --tol."),
-        click.option("--rtol", type=positive),
-        click.option(
-            "--arbiter",
-            type=click.Choice(["auto", "always", "never"]),
-            default="auto",
-            show_default=True,
-            help="Ask a float64 run of both sides about what exceeds the tolerance, about every tap, or never.",
-        ),
-        click.option("--strict", is_flag=True, help="Fail on ROUNDING too."),
-        click.option("--threads", type=click.IntRange(1), help="CPU threads of each side (half the cores)."),
-        click.option(
-            "--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write all figures."
-        ),
-        click.option("-v", "--verbose", is_flag=True, help="Show every tap."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _spec_options(_judging_options(_output_options(command)))
+
+
+STAGES = {
+    "weights": (
+        "Compare the two loaded networks tensor by tensor, bit for bit, under the official names.",
+        "stdc-align weights --weights STDCNet1446_76.47.tar",
+    ),
+    "data": (
+        "Compare samples after every transform, then the loaders' batches: pixels, labels, order.",
+        "stdc-align data --size 256x512 --batch 4",
+    ),
+    "forward": (
+        "Run both sides forward and compare them tap by tap; on a divergence, name the modules that cause it.",
+        "stdc-align forward --tol 1e-5   (or --mode train, --weights model_maxmIOU75.pth)",
+    ),
+    "loss": (
+        "Compare every term of the training loss, and the targets it builds, on the same logits.",
+        "stdc-align loss --size 256x512",
+    ),
+    "backward": (
+        "Compare every gradient from the loss back; on a divergence, name the modules that cause it.",
+        "stdc-align backward --size 256x512",
+    ),
+    "optimizer": (
+        "Compare parameters, momentum buffers and settings after one step and after more, on the same gradients.",
+        "stdc-align optimizer --steps 5",
+    ),
+    "schedule": (
+        "Compare the effective learning rate of every group for each of a run's 60,000 iterations.",
+        "stdc-align schedule",
+    ),
+    "metric": (
+        "Compare confusion matrices, IoU and accuracy over scenes, and explain every pixel that changes class.",
+        "stdc-align metric --scenes 50 --size 256x512",
+    ),
+    "train": (
+        "Train both sides for a few steps from one start, and hold the gap against a control with rounding noise.",
+        "stdc-align train --steps 6 --dtype float64 --size 256x512",
+    ),
+    "all": (
+        "Climb the whole ladder, float64 included, and stop explaining at the first rung that fails.",
+        "stdc-align all --size 256x512 --report parity-report/",
+    ),
+}
+
+
+def _stage_command(name: str, about: str, example: str) -> None:
+    """Add `stdc-align NAME`."""
+
+    @align.command(
+        name, context_settings=SETTINGS, help=f"{about}\n\n\b\nExample: {example}", short_help=about
+    )
+    @_run_options
+    @fails_clearly
+    def run(**options: Any) -> None:
+        _run(name, options)
+
+
+for _name, (_about, _example) in STAGES.items():
+    _stage_command(_name, _about, _example)
+
+
+def _run(name: str, options: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from stdc_parity.align import report
+    from stdc_parity.align.run import choose_rungs, choose_spec, run_rungs
+
+    judging, threads, outputs = _judging(name, options), options.pop("threads"), _outputs(options)
+    rungs, options = choose_rungs(name, options)
+    spec = choose_spec(**options)
+    with Console(stderr=True).status("both sides import their frameworks …") as status:
+        result = run_rungs(rungs, spec, judging, threads, status.update)
+    report.publish(result, **outputs)
+    sys.exit(0 if result else 1)
+
+
+def _judging(command: str, options: dict[str, Any]) -> Any:
+    from stdc_parity.align.compare import Judging
+    from stdc_parity.align.judge import Tolerance
+
+    tolerance = Tolerance(*(options.pop(name) for name in ("tol", "atol", "rtol")))
+    arbiter: Any = options.pop("arbiter") or ("always" if command == "all" else "auto")
+    return Judging(tolerance, arbiter, options.pop("strict"), options.pop("isolate"))
+
+
+def _outputs(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options.pop(name) for name in ("json_path", "report_folder", "verbose")}
 
 
 @align.command(context_settings=SETTINGS)
 @_run_options
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--side", type=click.Choice(["torch", "paddle"]), required=True, help="Which side to record.")
 @click.option(
-    "--taps",
-    type=click.Choice(["outputs", "stages", "modules"]),
-    default="stages",
+    "--stage",
+    type=click.Choice(list(STAGES)),
+    default="forward",
     show_default=True,
-    help="What to compare: the outputs, the stages of the network, or every module.",
+    help="Which stage to record.",
 )
 @fails_clearly
-def forward(**options: Any) -> None:
-    """Run both sides forward and compare them tap by tap; on a divergence, name the modules that cause it.
+def record(run: Path, side: Any, stage: str, **options: Any) -> None:
+    """Record one side of a stage into the folder RUN, to be compared elsewhere; needs that side's framework only.
 
     \b
-    Examples: stdc-align forward --tol 1e-5
-              stdc-align forward --weights model_maxmIOU75.pth --size 768x1536
+    Example: stdc-align record --side torch --stage forward RUN
+             stdc-align record --side paddle --stage forward RUN    (on the other machine)
+             stdc-align compare RUN
     """
-    from stdc_parity.align.run import run_forward
+    from stdc_parity.align.apart import record_side
+    from stdc_parity.align.run import choose_rungs, choose_spec
 
-    _run(run_forward, options)
+    judging, threads, _ = _judging(stage, options), options.pop("threads"), _outputs(options)
+    rungs, options = choose_rungs(stage, options)
+    for line in record_side(side, rungs, choose_spec(**options), run, judging, threads):
+        click.echo(line)
 
 
-def _run(stage: Callable[..., Any], options: dict[str, Any]) -> None:
-    from rich.console import Console
+@align.command(context_settings=SETTINGS)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("other", required=False, type=click.Path(path_type=Path))
+@_judging_options
+@_output_options
+@fails_clearly
+def compare(run: Path, other: Path | None, **options: Any) -> None:
+    """Compare what was recorded: a folder with both sides, one folder each, or two .npy dictionaries (reprod_log).
 
-    from stdc_parity.align.judge import Tolerance
-    from stdc_parity.align.render_json import write_json
-    from stdc_parity.align.render_terminal import render
-    from stdc_parity.align.run import Judging, choose_spec
+    \b
+    Example: stdc-align compare RUN
+             stdc-align compare torch.npy paddle.npy
+    """
+    from stdc_parity.align import report
+    from stdc_parity.align.apart import compare_folders
 
-    tolerance = Tolerance(*(options.pop(name) for name in ("tol", "atol", "rtol")))
-    judging = Judging(tolerance, options.pop("arbiter"), options.pop("strict"))
-    threads, json_path, verbose = (options.pop(name) for name in ("threads", "json_path", "verbose"))
-    spec = choose_spec(**options)
-    with Console(stderr=True).status(f"both sides run {spec.pair} …"):
-        result = stage(spec, judging, threads)
-    if json_path is not None:
-        write_json(result, json_path)
-    render(result, Console(highlight=False), verbose=verbose)
+    judging, outputs = _judging("compare", options), _outputs(options)
+    result = compare_folders(run, other or run, judging)
+    report.publish(result, **outputs)
     sys.exit(0 if result else 1)
+
+
+@align.command(context_settings=SETTINGS)
+@fails_clearly
+def doctor() -> None:
+    """Print what can disturb parity on this machine, and what to set.
+
+    \b
+    Example: stdc-align doctor
+    """
+    from stdc_parity.align.doctor import diagnose_machine
+
+    for line in diagnose_machine():
+        click.echo(line)

@@ -17,7 +17,9 @@ MEAN_IOU = 1e-4
 """How far scores of the networks' own predictions may differ, absolutely."""
 
 
-def judge_metric(reference: Record, other: Record, tolerance: Tolerance) -> tuple[list[Comparison], list[str]]:
+def judge_metric(
+    reference: Record, other: Record, tolerance: Tolerance
+) -> tuple[list[Comparison], list[str]]:
     """Comparisons of every tap, and what there is to say of the pixels that changed class.
 
     A flipped pixel is explained if the lead of the winning class is within twice the tolerance (a fraction
@@ -43,7 +45,9 @@ def _rule(tap: Tap) -> Tolerance:
     return Tolerance(0.0) if tap.kind != "score" else Tolerance(atol=0.0, rtol=1e-12)
 
 
-def _settled(comparison: Comparison, reference: Record, other: Record, flips: int, unexplained: int) -> Comparison:
+def _settled(
+    comparison: Comparison, reference: Record, other: Record, flips: int, unexplained: int
+) -> Comparison:
     """The network's own counts may differ by as many pixels as changed class, if those are explained."""
     if comparison.kind != "count" or comparison or comparison.why or not comparison.tap.startswith("network"):
         return comparison

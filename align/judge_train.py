@@ -20,9 +20,9 @@ from stdc_parity.align.result import Arbitration, Comparison, Verdict
 MULTIPLE = 20.0
 """How many times the control's envelope a gap may be."""
 
-FLOOR = 1e-6
-"""The fraction of scale that is never held against a side: Paddle's float32 interpolation ratios, which the
-control (one framework) does not have."""
+FLOORS = {"loss": 1e-8, "parameter": 1e-8, "momentum": 5e-5, "buffer": 1e-6}
+"""Fractions of scale that are never held against a side: what Paddle's float32 interpolation ratios do in
+float64, which the control (one framework) does not have. Momentum buffers start as gradients."""
 
 
 def judge_train(reference: Record, other: Record, control: Record) -> tuple[list[Comparison], list[str]]:
@@ -32,10 +32,12 @@ def judge_train(reference: Record, other: Record, control: Record) -> tuple[list
     for comparison in compare_records(reference, other, Tolerance(atol=0.0, rtol=1e-12)):
         if comparison.kind != "rate" and not comparison.why:
             envelope = envelopes[_group(comparison.tap, comparison.kind)]
-            limit = MULTIPLE * envelope + FLOOR
+            limit = MULTIPLE * envelope + FLOORS[comparison.kind]
             verdict = Verdict.PASS if comparison.relative <= limit else Verdict.DIVERGED
             noise = {reference.side: envelope}
-            comparison = replace(comparison, verdict=verdict, arbiter=Arbitration(comparison.relative, limit, noise))
+            comparison = replace(
+                comparison, verdict=verdict, arbiter=Arbitration(comparison.relative, limit, noise)
+            )
         comparisons.append(comparison)
     return comparisons, _remarks(comparisons, reference, control)
 
@@ -71,7 +73,9 @@ def _remarks(comparisons: list[Comparison], reference: Record, control: Record) 
             step = comparison.tap.removesuffix(": total")
             strays = _relative(reference.arrays[comparison.tap], control.arrays[comparison.tap])
             a, b = comparison.values.values()
-            lines.append(f"{step}: loss {a:.6f} and {b:.6f}, apart {comparison.relative:.1e}, control {strays:.1e}")
+            lines.append(
+                f"{step}: loss {a:.6f} and {b:.6f}, apart {comparison.relative:.1e}, control {strays:.1e}"
+            )
     first = next((c for c in comparisons if not c), None)
     if first is not None:
         lines.append(f"The two sides part at {first.tap}; the control does not explain it.")

@@ -9,10 +9,23 @@ from stdc_parity.align.judge import Tolerance
 from stdc_parity.align.record import Record, Tap
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.align.stages import backward, data, forward, loss, metric, optimizer, schedule, train, weights
+from stdc_parity.align.stages import (
+    backward,
+    data,
+    forward,
+    loss,
+    metric,
+    optimizer,
+    schedule,
+    train,
+    weights,
+)
 
 Capture = Callable[[Session, RunSpec], Record]
 Replay = Callable[[Session, RunSpec, Record], Record]
+
+CONTROL = "train-control"
+"""The name of the record of a training's control."""
 
 CAPTURES: Mapping[str, Capture] = {
     weights.STAGE: weights.capture,
@@ -26,15 +39,12 @@ CAPTURES: Mapping[str, Capture] = {
     schedule.STAGE: schedule.capture,
     metric.STAGE: metric.capture,
     train.STAGE: train.capture,
-    "train-control": train.capture_control,
+    CONTROL: train.capture_control,
 }
 """What a side can be asked to record of a run."""
 
-REPLAYS: Mapping[str, tuple[str, Replay]] = {
-    "forward-replay": (forward.CALLS, forward.replay),
-    "backward-replay": (backward.CALLS, backward.replay),
-}
-"""What a side can be asked to run again on the calls that the reference recorded (the record's stage first)."""
+REPLAYS: Mapping[str, Replay] = {"forward-replay": forward.replay, "backward-replay": backward.replay}
+"""What a side can be asked to run again on the calls that the reference recorded."""
 
 EXACT = Tolerance(0.0)
 
@@ -59,8 +69,10 @@ class Rung:
 
     def spec(self, spec: RunSpec) -> RunSpec:
         """The run's options as this rung takes them: its mode, and at least two images where it trains."""
+        if self.name == train.STAGE:
+            spec = replace(spec, dtype="float64")
         if not self.trains:
-            return replace(spec, mode="eval") if self.name != "forward" else spec
+            return replace(spec, mode="eval")
         return replace(spec, mode="train", batch=max(2, spec.batch))
 
 
@@ -72,7 +84,13 @@ RUNGS: Mapping[str, Rung] = {
     rung.name: rung
     for rung in (
         Rung("weights", weights.STAGE, "the loaded networks, tensor by tensor", rule=lambda tap: EXACT),
-        Rung("data", data.STAGE, "samples after each transform, then batches", trains=True, rule=lambda tap: EXACT),
+        Rung(
+            "data",
+            data.STAGE,
+            "samples after each transform, then batches",
+            trains=True,
+            rule=lambda tap: EXACT,
+        ),
         Rung("forward", forward.STAGE, "taps in eval mode", ("weights",), arbitrated=True, isolated=True),
         Rung(
             "forward-train",
@@ -83,7 +101,9 @@ RUNGS: Mapping[str, Rung] = {
             isolated=True,
             trains=True,
         ),
-        Rung("loss", loss.STAGE, "the loss's terms and targets on given logits", arbitrated=True, trains=True),
+        Rung(
+            "loss", loss.STAGE, "the loss's terms and targets on given logits", arbitrated=True, trains=True
+        ),
         Rung(
             "backward",
             backward.STAGE,
@@ -108,7 +128,9 @@ RUNGS: Mapping[str, Rung] = {
             trains=True,
             rule=lambda tap: Tolerance(atol=0.0, rtol=1e-12),
         ),
-        Rung("metric", metric.STAGE, "confusion matrices, IoU and accuracy over scenes", ("weights", "forward")),
+        Rung(
+            "metric", metric.STAGE, "confusion matrices, IoU and accuracy over scenes", ("weights", "forward")
+        ),
         Rung(
             "train",
             train.STAGE,

@@ -14,6 +14,7 @@ import numpy as np
 
 from stdc_parity.align.framework import Array
 from stdc_parity.converters.architecture import Side
+from stdc_parity.converters.errors import CheckpointError
 
 TapKind = Literal[
     "input", "output", "module", "buffer",  # forward
@@ -58,8 +59,15 @@ def save_record(record: Record, run: Path) -> None:
     """Write `record` under `run`. The facts of all stages of a side share its run.json."""
     folder = run / record.side
     folder.mkdir(parents=True, exist_ok=True)
-    taps = json.dumps([asdict(tap) for tap in record.taps])
-    _write_safetensors(folder / f"{record.stage}.safetensors", record.arrays, {"taps": taps})
+    kept: dict[int, str] = {}  # an output is often another module's input: such arrays are written once
+    same = {
+        name: kept[id(array)]
+        for name, array in record.arrays.items()
+        if kept.setdefault(id(array), name) != name
+    }
+    arrays = {name: array for name, array in record.arrays.items() if name not in same}
+    metadata = {"taps": json.dumps([asdict(tap) for tap in record.taps]), "same": json.dumps(same)}
+    _write_safetensors(folder / f"{record.stage}.safetensors", arrays, metadata)
     facts = _read_facts(folder) | {record.stage: dict(record.facts)}
     (folder / "run.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
@@ -67,12 +75,28 @@ def save_record(record: Record, run: Path) -> None:
 def load_record(run: Path, side: Side, stage: str) -> Record:
     """Read a record back, its arrays as read-only views of the file.
 
-    Raises FileNotFoundError if the side did not record the stage.
+    Raises CheckpointError if the side did not record the stage, or if the file is no record.
     """
     path = run / side / f"{stage}.safetensors"
-    arrays, metadata = _read_safetensors(path)
-    taps = tuple(Tap(**tap) for tap in json.loads(metadata["taps"]))
-    return Record(side, stage, taps, arrays, _read_facts(path.parent).get(stage, {}))
+    try:
+        arrays, metadata = _read_safetensors(path)
+        arrays.update({name: arrays[kept] for name, kept in json.loads(metadata["same"]).items()})
+        taps = tuple(Tap(**tap) for tap in json.loads(metadata["taps"]))
+        facts = _read_facts(path.parent).get(stage, {})
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no record of stdc-align ({type(error).__name__})") from None
+    if len(taps) != len({tap.name for tap in taps}) or any(tap.name not in arrays for tap in taps):
+        raise CheckpointError(
+            f"{path} is no record of stdc-align: its taps and tensors do not belong together"
+        )
+    return Record(side, stage, taps, arrays, facts)
+
+
+def stages_of(run: Path, side: Side) -> list[str]:
+    """The stages that `side` recorded under `run`, sorted by name."""
+    return sorted(path.stem for path in (run / side).glob("*.safetensors"))
 
 
 def _write_safetensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:

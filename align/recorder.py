@@ -52,6 +52,7 @@ class Recorder:
 
 
 def tensors_in(value: object, framework: Framework) -> Iterator[tuple[str, Any]]:
+    """The tensors of a nested result with their places in it: ("", t), ("[0]", t), ("[name]", t)."""
     if framework.is_tensor(value):
         yield "", value
     elif isinstance(value, Mapping):

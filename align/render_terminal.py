@@ -11,7 +11,17 @@ from stdc_parity.align.result import Comparison, RunResult, StageResult, Verdict
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import shown
 
-COLOURS = {Verdict.PASS: "green", Verdict.ROUNDING: "yellow", Verdict.DIVERGED: "bold red"}
+COLOURS = {
+    Verdict.PASS: "green",
+    Verdict.ROUNDING: "yellow",
+    Verdict.BLOCKED: "dim",
+    Verdict.DIVERGED: "bold red",
+}
+ADDS_UP = "No module differs by itself when it gets equal inputs: small differences add up along the depth."
+FLOAT32_ONLY = (
+    "In float64 the sides agree, and the float32 gap is larger than one side's rounding explains: "
+    "look for reduced precision on the other (TF32, bfloat16, fused kernels; `stdc-align doctor`)."
+)
 MAX_ROWS = 200
 MAX_BLAMED = 5
 
@@ -22,15 +32,55 @@ def render(result: RunResult, console: Console, *, verbose: bool = False) -> Non
     shape = f"{spec.batch}x3x{spec.size[0]}x{spec.size[1]}"
     console.print(Text(f"{spec.pair} · {shown(result.weights, 200)}"), soft_wrap=True)
     console.print(Text(f"{shape} {spec.dtype} · {spec.mode} mode · seed {spec.seed}"), soft_wrap=True)
+    facts = next((stage.facts for stage in result.stages if stage.facts), {})
+    sides = [
+        f"{side} {each.get(side)}, {_count(each.get('threads'), 'thread')}" for side, each in facts.items()
+    ]
+    console.print(Text(" · ".join(sides)), style="dim", soft_wrap=True)
+    if len(result.stages) == 1:
+        _render_stage(result.stages[0], result, console, verbose)
+    else:
+        _render_ladder(result, console, verbose)
+
+
+def _count(number: object, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _render_ladder(result: RunResult, console: Console, verbose: bool) -> None:
+    """A line for each rung, then what there is to say of those that do not hold."""
+    console.print()
     for stage in result.stages:
-        _render_stage(stage, result, console, verbose)
+        line = Text(f"  {stage.stage:<14}").append(f"{stage.verdict.value:<9}", COLOURS[stage.verdict])
+        console.print(line.append(_summary(stage)), soft_wrap=True)
+    for stage in result.stages:
+        if verbose or (not stage and not stage.blocked_by):
+            console.print(Text(f"\n{stage.stage}"), style="bold")
+            _render_stage(stage, result, console, verbose)
+    console.print()
+    held = sum(bool(stage) for stage in result.stages)
+    line = Text("all: ").append(result.verdict.value, COLOURS[result.verdict])
+    console.print(line.append(f" · {held} of {len(result.stages)} rungs hold"))
+
+
+def _summary(stage: StageResult) -> str:
+    if stage.blocked_by:
+        return f"  blocked by {stage.blocked_by}"
+    if stage.failures:
+        return f"  the {stage.failures[0].side} side failed"
+    bad = sum(not c for c in stage.comparisons)
+    worst = stage.worst
+    taps = f"{len(stage.comparisons)} taps" if not bad else f"{bad} of {len(stage.comparisons)} taps differ"
+    most = (
+        f", worst {worst.tap}: {_relative(worst)} of scale"
+        if worst is not None and worst.error
+        else ", all equal"
+    )
+    times = ", ".join(f"{side} {seconds:.1f} s" for side, seconds in stage.seconds.items())
+    return f"  {taps}{most} · {times}"
 
 
 def _render_stage(stage: StageResult, result: RunResult, console: Console, verbose: bool) -> None:
-    sides = " · ".join(
-        f"{side} {facts.get(side)} ({facts.get('threads')} threads)" for side, facts in stage.facts.items()
-    )
-    console.print(Text(sides), style="dim", soft_wrap=True)
     if stage.comparisons:
         rows = (
             [(c.tap, c) for c in stage.comparisons]
@@ -99,7 +149,7 @@ def _verdict(stage: StageResult, console: Console) -> None:
         worst = stage.worst
         if worst is not None and not bad:
             line.append(f", worst {worst.tap} at {worst.relative:.1e} of scale")
-        line.append(f" · {stage.tolerance}")
+        line.append(f" · {stage.tolerance}" if stage.tolerance else "")
     times = ", ".join(f"{side} {seconds:.2f} s" for side, seconds in stage.seconds.items())
     console.print(line.append(f" · {times}" if times else ""), soft_wrap=True)
     for remark in stage.remarks:
@@ -123,11 +173,8 @@ def _explain(stage: StageResult, result: RunResult, console: Console) -> None:
         for line in describe_failure(first):
             console.print(Text(f"  {line}"), soft_wrap=True)
         if stage.isolated:
-            console.print(
-                Text(
-                    "No module differs by itself when it gets equal inputs: small differences add up along the depth."
-                )
-            )
+            agree = first.arbiter is not None and first.arbiter.gap64 <= first.arbiter.agreed
+            console.print(Text(FLOAT32_ONLY if agree else ADDS_UP), soft_wrap=True)
     console.print(Text(f"Next: {next_command(stage, result)}"), soft_wrap=True)
 
 

@@ -1,41 +1,37 @@
-"""Running stages: both sides at once, each in its own process, then compared, arbitrated and explained."""
+"""Climbing the ladder: both sides at once, each in its own process, then compared, arbitrated and explained."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from stdc_parity.align import pairs
-from stdc_parity.align.arbiter import arbitrate
-from stdc_parity.align.judge import Tolerance, compare_records, failing
+from stdc_parity.align.compare import (
+    REFERENCE,
+    SIDES,
+    Judging,
+    arbiter_is_due,
+    ask_arbiter,
+    judge_isolated,
+    judge_stage,
+)
+from stdc_parity.align.ladder import CONTROL, RUNGS, Rung
 from stdc_parity.align.load import describe_weights, open_source, resolve
-from stdc_parity.align.localise import blame
 from stdc_parity.align.pair import Pair
-from stdc_parity.align.record import Record, load_record
-from stdc_parity.align.result import Failure, RunResult, StageResult, Verdict
+from stdc_parity.align.result import Failure, RunResult, StageResult
 from stdc_parity.align.sides import SideProcess, default_threads, open_sides
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.align.stages import forward
 from stdc_parity.converters.architecture import Side
 
-SIDES: tuple[Side, Side] = ("torch", "paddle")
-REFERENCE: Side = "torch"
-Arbiter = Literal["auto", "always", "never"]
-
-Processes = Mapping[Side, SideProcess]
 Answer = dict[str, Any] | Failure
+TRAIN_SIZE = (256, 512)
+"""The input of stages that train or draw scenes, unless asked otherwise: what a CPU does in seconds."""
 
-
-@dataclass(frozen=True)
-class Judging:
-    """How a run is judged: the tolerance, when float64 is asked, and whether rounding is forgiven."""
-
-    tolerance: Tolerance
-    arbiter: Arbiter = "auto"
-    strict: bool = False
+Progress = Callable[[str], None]
 
 
 def choose_spec(
@@ -53,110 +49,141 @@ def choose_spec(
     return RunSpec(
         pair=name,
         size=size or pairs.find_pair(name).size,
-        batch=batch or (2 if options["mode"] == "train" else 1),
+        batch=batch or (2 if options.get("mode") == "train" else 1),
         weights=weights,
         **options,
     )
 
 
-def run_forward(spec: RunSpec, judging: Judging, threads: int | None = None) -> RunResult:
-    """The forward stage of a pair: capture both sides, compare, and on a divergence find who is to blame.
+def choose_rungs(stage: str, options: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """The rungs that a command climbs, and its options with what depends on the stage filled in.
 
-    Raises UsageError and CheckpointError for the options and the weights, MissingFramework if a framework
-    cannot be imported. A side that crashes or raises is part of the result.
+    A forward run in train mode is a rung of its own. A training is judged in float64, where a missing weight
+    decay is larger than rounding.
     """
-    with (
-        open_sides(SIDES, threads or default_threads()) as processes,
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    rungs = {"all": list(RUNGS), "forward": ["forward" if options["mode"] == "eval" else "forward-train"]}
+    trains = stage not in ("all", "weights", "forward", "metric")
+    filled = {
+        **options,
+        "dtype": options["dtype"] or ("float64" if stage == "train" else "float32"),
+        "mode": "train" if trains else options["mode"],
+        "size": options["size"] or (None if stage in ("weights", "forward") else TRAIN_SIZE),
+    }
+    return rungs.get(stage, [stage]), filled
+
+
+def run_rungs(
+    names: Sequence[str],
+    spec: RunSpec,
+    judging: Judging,
+    threads: int | None = None,
+    progress: Progress = lambda line: None,
+) -> RunResult:
+    """Climb the rungs called `names` in their order, and stop explaining at the first that fails.
+
+    A rung that needs one that failed is BLOCKED. `progress` is told what is being done. Raises UsageError
+    and CheckpointError for the options and the weights, MissingFramework if a framework cannot be imported;
+    a side that crashes or raises is part of the result.
+    """
+    with _climb(spec, judging, threads or default_threads()) as (climb, weights):
+        results: list[StageResult] = []
+        for name in names:
+            rung = RUNGS[name]
+            blocker = next((r.stage for r in results if r.stage in rung.needs and not r), None)
+            if blocker is not None:
+                results.append(StageResult(name, [], "", blocked_by=blocker))
+                continue
+            explained = any(not result for result in results)
+            results.append(climb.rung(rung, rung.spec(spec), progress, explain=not explained))
+        return RunResult(spec, weights, climb.pair.stages, results)
+
+
+@contextmanager
+def _climb(spec: RunSpec, judging: Judging, threads: int) -> Iterator[tuple[_Climb, str]]:
+    with open_sides(SIDES, threads) as processes, tempfile.TemporaryDirectory() as folder:
         pair, source = resolve(spec)  # while the sides import
-        run = _Run(processes, Path(folder), pair, judging)
-        result = run.stage(forward.STAGE, spec)
-        if not result and not result.failures:
-            result = run.isolated(result, spec)
-        return RunResult(spec, describe_weights(spec, source), pair.stages, [result])
+        yield _Climb(processes, Path(folder), pair, judging), describe_weights(spec, source)
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Climb:
     """The processes of a run, where their records go, and how they are judged."""
 
-    processes: Processes
+    processes: Mapping[Side, SideProcess]
     folder: Path
     pair: Pair
     judging: Judging
 
-    def stage(self, stage: str, spec: RunSpec) -> StageResult:
-        """Capture `stage` on both sides and judge it."""
-        answers = self._both(stage, spec)
-        failures = [answer for answer in answers.values() if isinstance(answer, Failure)]
+    def rung(self, rung: Rung, spec: RunSpec, progress: Progress, *, explain: bool) -> StageResult:
+        """Climb one rung: record both sides, judge, ask the arbiter, and find the modules to blame."""
+        progress(f"{rung.name}: {rung.about}")
+        result = self._recorded(rung, spec, self.folder)
+        if result.failures:
+            return result
+        result = judge_stage(rung, result, _both(self.folder), spec.dtype, self.pair, self.judging)
+        if arbiter_is_due(rung, result, spec.dtype, self.judging):
+            progress(f"{rung.name}: the same in float64")
+            wide = self.folder / "float64"
+            second = self._recorded(rung, replace(spec, dtype="float64"), wide)
+            if second.failures:
+                return replace(result, failures=second.failures)
+            result = ask_arbiter(rung, result, _both(self.folder), _both(wide), self.pair, self.judging)
+        if rung.isolated and (
+            self.judging.isolate or (not result and explain and self.judging.isolate is None)
+        ):
+            progress(f"{rung.name}: module by module")
+            result = self._isolated(rung, result, spec)
+        return result
+
+    def _recorded(self, rung: Rung, spec: RunSpec, folder: Path) -> StageResult:
+        """The stage recorded by both sides at once, not yet judged."""
+        answers = record_rung(self.processes, rung, spec, folder)
         done = {side: answer for side, answer in answers.items() if not isinstance(answer, Failure)}
-        result = StageResult(
-            stage=stage,
+        return StageResult(
+            stage=rung.name,
             comparisons=[],
-            tolerance=self.judging.tolerance.describe(),
+            tolerance="" if rung.rule else self.judging.tolerance.describe(),
             seconds={side: answer["seconds"] for side, answer in done.items()},
-            failures=failures,
+            failures=[answer for answer in answers.values() if isinstance(answer, Failure)],
             facts={side: answer["facts"] for side, answer in done.items()},
         )
-        if failures:
-            return result
-        single = self._records(stage, spec)
-        comparisons = compare_records(*single, self.judging.tolerance)
-        return self._arbitrated(replace(result, comparisons=comparisons), spec, single)
 
-    def isolated(self, result: StageResult, spec: RunSpec) -> StageResult:
-        """`result` with the modules to blame: the other side's, each run on the reference's inputs.
+    def _isolated(self, rung: Rung, result: StageResult, spec: RunSpec) -> StageResult:
+        """`result` with the modules to blame: each side's modules, one by one, on the reference's inputs.
 
         In float64, unless that is never to be asked, so that rounding is not blamed.
         """
-        double = spec.dtype == "float64" or self.judging.arbiter != "never"
-        spec = replace(spec, dtype="float64" if double else spec.dtype)
-        for side, job in ((REFERENCE, f"{result.stage}-calls"), (SIDES[1], f"{result.stage}-replay")):
-            self.processes[side].ask(self._job(job, spec))
+        wide = replace(spec, dtype="float64" if self.judging.arbiter != "never" else spec.dtype)
+        place, calls = self.folder / "isolated", f"{rung.name}-calls"
+        jobs = [(REFERENCE, f"{rung.stage}-calls", calls)]
+        jobs += [(side, f"{rung.stage}-replay", f"{rung.name}-isolated") for side in SIDES]
+        for side, what, name in jobs:
+            self.processes[side].ask(_job(what, wide, place, name) | {"of": calls, "reference": REFERENCE})
             answer = self.processes[side].answer()
             if isinstance(answer, Failure):
-                return replace(result, failures=[*result.failures, answer])
-        comparisons = self._own(
-            compare_records(*self._records(forward.ISOLATED, spec), self._own_tolerance(double))
-        )
-        return replace(result, blamed=blame(comparisons), isolated=True)
+                failed = f"Module by module the {side} side failed: {answer.message}"
+                return replace(result, remarks=[*result.remarks, failed])
+        return judge_isolated(rung, result, _both(place), wide.dtype, self.pair, self.judging)
 
-    def _arbitrated(self, result: StageResult, spec: RunSpec, single: tuple[Record, Record]) -> StageResult:
-        """`result` after the float64 run, if one is due."""
-        every = self.judging.arbiter == "always"
-        due = every or (
-            self.judging.arbiter == "auto" and any(not c.why for c in failing(result.comparisons))
-        )
-        if spec.dtype == "float64" or not due:
-            return result
-        wide = replace(spec, dtype="float64")
-        answers = self._both(result.stage, wide)
-        failures = [answer for answer in answers.values() if isinstance(answer, Failure)]
-        if failures:
-            return replace(result, failures=failures)
-        double = self._records(result.stage, wide)
-        comparisons = arbitrate(result.comparisons, single, double, self.pair.floors, every=every)
-        if self.judging.strict:
-            comparisons = [
-                replace(c, verdict=Verdict.DIVERGED) if c.verdict is Verdict.ROUNDING else c
-                for c in comparisons
-            ]
-        return replace(result, comparisons=comparisons)
 
-    def _job(self, what: str, spec: RunSpec) -> dict[str, Any]:
-        return {
-            "do": what,
-            "spec": spec.to_json(),
-            "run": str(self.folder / spec.dtype),
-            "reference": REFERENCE,
-        }
+def record_rung(
+    processes: Mapping[Side, SideProcess], rung: Rung, spec: RunSpec, folder: Path
+) -> dict[Side, Answer]:
+    """Have every side record a rung under `folder`, all at once; the reference side adds a training's control."""
+    for process in processes.values():
+        process.ask(_job(rung.stage, spec, folder, rung.name))
+    answers: dict[Side, Answer] = {side: process.answer() for side, process in processes.items()}
+    if rung.name == "train" and isinstance(answers.get(REFERENCE), dict):
+        processes[REFERENCE].ask(_job(CONTROL, spec, folder, CONTROL))
+        control = processes[REFERENCE].answer()
+        if isinstance(control, Failure):
+            answers[REFERENCE] = control
+    return answers
 
-    def _both(self, what: str, spec: RunSpec) -> dict[Side, Answer]:
-        for process in self.processes.values():
-            process.ask(self._job(what, spec))
-        return {side: process.answer() for side, process in self.processes.items()}
 
-    def _records(self, stage: str, spec: RunSpec) -> tuple[Record, Record]:
-        folder = self.folder / spec.dtype
-        return load_record(folder, SIDES[0], stage), load_record(folder, SIDES[1], stage)
+def _both(folder: Path) -> dict[Side, Path]:
+    return dict.fromkeys(SIDES, folder)
+
+
+def _job(what: str, spec: RunSpec, folder: Path, name: str) -> dict[str, Any]:
+    return {"do": what, "spec": spec.to_json(), "run": str(folder), "as": name}

@@ -54,7 +54,9 @@ class Session:
         """The pair's recipe. Raises UsageError if it has none."""
         recipe = self.pair(spec).recipe
         if recipe is None:
-            raise UsageError(f"the pair {spec.pair} has no training recipe", "Its stages are weights and forward.")
+            raise UsageError(
+                f"the pair {spec.pair} has no training recipe", "Its stages are weights and forward."
+            )
         return recipe
 
     def image(self, spec: RunSpec) -> Array:
@@ -78,9 +80,9 @@ class Session:
         """What a record of `spec` says about its run."""
         return {
             **self.framework.facts(),
+            "spec": spec.to_json(),
             "weights_sha256": self._loaded(spec)[2],
             "input_sha256": hash_arrays({"image": self.image(spec)}),
-            **{name: value for name, value in spec.to_json().items() if name != "weights"},
         }
 
     def _loaded(self, spec: RunSpec) -> tuple[Pair, Mapping[str, Array], str]:

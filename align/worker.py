@@ -23,17 +23,19 @@ from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.converters.errors import ParityError
 
+
 def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
     """Do one job and write its record under the job's run folder."""
+    if job["do"] == "facts":
+        return {"facts": session.framework.facts()}
     spec, run = RunSpec.from_json(job["spec"]), Path(job["run"])
     start = time.perf_counter()
     if job["do"] in CAPTURES:
         record = CAPTURES[job["do"]](session, spec)
     else:
-        stage, replay = REPLAYS[job["do"]]
-        record = replay(session, spec, load_record(run, job["reference"], stage))
+        record = REPLAYS[job["do"]](session, spec, load_record(run, job["reference"], job["of"]))
     seconds = time.perf_counter() - start
-    record = replace(record, facts=session.facts(spec))
+    record = replace(record, stage=job["as"], facts=session.facts(spec))
     save_record(record, run)
     return {"seconds": seconds, "facts": dict(record.facts)}
 

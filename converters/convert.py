@@ -103,6 +103,8 @@ def plan_conversion(
     except CheckpointError as error:
         raise CheckpointError(f"{shown(source.name)}: {error.message}", error.note) from None
     batches = counters(plan, state.tensors) if side == "torch" else contents.batches
+    if not all(0 <= count < 1 << 63 for count in batches.values()):
+        raise CheckpointError(f"{shown(source.name)}: the counters of batches behind the tensors are damaged")
     tensors = apply_plan(plan, state.tensors, batches)
     return Conversion(source, contents, state, plan, tensors, batches, tuple(remarks(state, plan)))
 

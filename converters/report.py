@@ -114,19 +114,26 @@ def write_certificate(conversion: Conversion, target: Path | None, path: Path, *
     It has every key with its rule, shapes and the sha256 of its C-ordered little-endian bytes before and
     after, and the hashes of both files. Raises UsageError if `path` may not be written.
     """
-    from importlib.metadata import version  # here, as it takes longer than to write a plan
+    from concurrent.futures import ThreadPoolExecutor  # here, as other commands need not wait for it
 
-    digests: Digests = {}
+    paths = [conversion.source] if target is None else [conversion.source, target]
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        hashing = pool.map(_file_account, paths)
+        from importlib.metadata import version
+
+        digests: Digests = {}
+        entries = [_entry_account(entry, conversion, digests) for entry in conversion.plan.entries]
+        files = list(hashing)
     account = {
         "schema_version": CERTIFICATE_SCHEMA,
         "tool": f"stdc-parity {version('stdc-parity')}",
         "direction": f"{conversion.plan.source_side}2{conversion.target_side}",
         "architecture": {"name": conversion.plan.architecture.name, **conversion.plan.architecture.facts},
         "inplace_abn": conversion.plan.abn,
-        "source": _file_account(conversion.source)
+        "source": files[0]
         | {"container": conversion.contents.container, "state_dict": conversion.state.where},
-        "target": None if target is None else _file_account(target),
-        "entries": [_entry_account(entry, conversion, digests) for entry in conversion.plan.entries],
+        "target": None if target is None else files[1],
+        "entries": entries,
         "batches": dict(conversion.batches),
         "remarks": list(conversion.remarks),
     }

@@ -34,6 +34,7 @@ PLACES = [
     ("optimizer beside", {"model": NET, "optimizer": SGD}, "model", ()),
     ("optimizer of arrays", {"model": NET, "optimizer_state": {"w_moment1": A, "lr": 1}}, "model", ()),
     ("optimizer under a strange name", {"model": NET, "solver": SGD}, "model", ()),
+    ("optimizer with names", {"model": NET, "solver": {"w.exp_avg": A, "param_groups": []}}, "model", ()),
     ("tensors at the top too", {"mean": A, "std": B, "state_dict": MANY}, "state_dict", ("",)),
     ("a bare dict with a small one in it", {**MANY, "extra": {"mean": A}}, "", ("extra",)),
     ("paddle scheduler beside", {"model": NET, "LR_Scheduler": {"last_epoch": 3}}, "model", ()),
@@ -48,6 +49,13 @@ def test_the_state_dict_is_found(what, root, where, others):
     assert state.others == others
     assert list(state.tensors) == list(expected)
     assert all(state.tensors[name] is tensor for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state", "net", "params", "ema"])
+def test_a_known_wrapper_is_taken_before_an_unknown_one(wrapper):
+    state = find_state_dict({"aaa": {"w": A}, wrapper: {"w": B}, "zzz": {"w": C}})
+    assert state.tensors["w"] is B
+    assert (state.where, state.others) == (wrapper, ("aaa", "zzz"))
 
 
 @pytest.mark.parametrize("key", ["model", "ema", "deep.ema"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def capture(session: Session, spec: RunSpec) -> Record:
             stops.append(framework.watch(module, _keeper(session, path, gradients)))
     images, labels = session.scenes(spec)
     image = framework.variable(images)
-    framework.on_gradient(image, lambda gradient: gradients.__setitem__("image", gradient))
+    framework.on_gradient(image, partial(gradients.__setitem__, "image"))
     outputs = call(network, pair, [image])
     for name, output in zip(pair.outputs, outputs, strict=False):
         _keeper(session, name, gradients)((), output)
@@ -48,7 +49,9 @@ def capture(session: Session, spec: RunSpec) -> Record:
     framework.backward(total)
     parameters = {**framework.parameters(network), **framework.parameters(loss)}
     found = {name: framework.gradient(parameter) for name, parameter in parameters.items()}
-    _add_in_order(recorder, pair, gradients, {name: array for name, array in found.items() if array is not None})
+    _add_in_order(
+        recorder, pair, gradients, {name: array for name, array in found.items() if array is not None}
+    )
     return recorder.record(STAGE)
 
 
@@ -57,13 +60,14 @@ def _keeper(session: Session, name: str, gradients: dict[str, Array]) -> Any:
 
     def seen(_inputs: Sequence[Any], result: Any) -> None:
         for suffix, tensor in tensors_in(result, session.framework):
-            key = name + suffix
-            session.framework.on_gradient(tensor, lambda gradient, key=key: gradients.__setitem__(key, gradient))
+            session.framework.on_gradient(tensor, partial(gradients.__setitem__, name + suffix))
 
     return seen
 
 
-def _add_in_order(recorder: Recorder, pair: Any, gradients: dict[str, Array], parameters: dict[str, Array]) -> None:
+def _add_in_order(
+    recorder: Recorder, pair: Any, gradients: dict[str, Array], parameters: dict[str, Array]
+) -> None:
     for name in reversed(pair.outputs):
         if name in gradients:
             recorder.add_array(f"grad {name}", "gradient", gradients.pop(name))
@@ -74,7 +78,9 @@ def _add_in_order(recorder: Recorder, pair: Any, gradients: dict[str, Array], pa
             recorder.add_array(f"grad {name}", "gradient", _official(parameters.pop(name), name, recorder, pair),
                                name.rpartition(".")[0])  # fmt: skip
     for name in reversed(list(parameters)):
-        recorder.add_array(f"grad {name}", "gradient", _official(parameters[name], name, recorder, pair), name)
+        recorder.add_array(
+            f"grad {name}", "gradient", _official(parameters[name], name, recorder, pair), name
+        )
     for name, array in gradients.items():
         recorder.add_array(f"grad {name}", "gradient", array)
 
@@ -168,7 +174,9 @@ def _replay_one(
         result: Any = module(tensors[:-1], tensors[-1])[0]
     else:
         result = call(module, pair, tensors) if path == "network" else module(*tensors)
-    given = [(tensor, gradients[suffix]) for suffix, tensor in tensors_in(result, framework) if suffix in gradients]
+    given = [
+        (tensor, gradients[suffix]) for suffix, tensor in tensors_in(result, framework) if suffix in gradients
+    ]
     if path == "loss":
         given = [(result, np.ones((), inputs[0].dtype))]
     wanted = {f"input[{i}]": tensor for i, tensor in enumerate(tensors) if inputs[i].dtype.kind == "f"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from stdc_parity.align.framework import Array, Tensor
@@ -25,7 +27,7 @@ def seeded_outputs(session: Session, spec: RunSpec) -> list[Array]:
     return outputs
 
 
-def build_loss(session: Session, spec: RunSpec) -> object:
+def build_loss(session: Session, spec: RunSpec) -> Any:
     """This side's training loss, in the dtype of `spec`."""
     loss = session.part(spec, "losses").SegLoss()
     session.framework.set_dtype(loss, spec.dtype)
@@ -44,8 +46,12 @@ def capture(session: Session, spec: RunSpec) -> Record:
     with framework.no_grad():
         for name, parameter in framework.parameters(loss).items():
             recorder.add(name, "parameter", "loss", type(loss).__name__, parameter)
-        recorder.add("detail targets", "target", "loss.detail", type(loss.detail).__name__, loss.detail.targets(target))
-        recorder.add("detail pyramid", "target", "loss.detail", type(loss.detail).__name__, loss.detail.pyramid(target))
+        recorder.add(
+            "detail targets", "target", "loss.detail", type(loss.detail).__name__, loss.detail.targets(target)
+        )
+        recorder.add(
+            "detail pyramid", "target", "loss.detail", type(loss.detail).__name__, loss.detail.pyramid(target)
+        )
         total, terms = loss(outputs, target)
         for name, term in terms.items():
             recorder.add(name, "loss", f"loss.{name}", type(loss).__name__, term)
@@ -54,9 +60,11 @@ def capture(session: Session, spec: RunSpec) -> Record:
     return recorder.record(STAGE)
 
 
-def _other_losses(recorder: Recorder, losses: object, logits: Tensor, labels: Tensor, classes: int) -> None:
+def _other_losses(recorder: Recorder, losses: Any, logits: Tensor, labels: Tensor, classes: int) -> None:
     """The weighted OHEM and the focal loss that upstream carries beside its recipe."""
     weighted = losses.WeightedOhemCELoss(num_classes=classes)
-    recorder.add("weighted ohem", "loss", "WeightedOhemCELoss", "WeightedOhemCELoss", weighted(logits, labels))
+    recorder.add(
+        "weighted ohem", "loss", "WeightedOhemCELoss", "WeightedOhemCELoss", weighted(logits, labels)
+    )
     focal = losses.SoftmaxFocalLoss()
     recorder.add("focal", "loss", "SoftmaxFocalLoss", "SoftmaxFocalLoss", focal(logits, labels))

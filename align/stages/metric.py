@@ -55,7 +55,9 @@ def _given_logits(session: Session, spec: RunSpec, recorder: Recorder, metrics: 
     labels = np.where(labels == classes - 1, 255, labels)  # one class is absent from the labels
     logits = session.framework.to_tensor(seeded_outputs(session, spec)[0])
     prediction = session.framework.to_array(logits).argmax(axis=1)
-    hist = metrics.confusion_matrix(session.framework.to_tensor(prediction), session.framework.to_tensor(labels), classes)
+    hist = metrics.confusion_matrix(
+        session.framework.to_tensor(prediction), session.framework.to_tensor(labels), classes
+    )
     _add_figures(recorder, metrics, "given logits", hist)
 
 
@@ -67,7 +69,9 @@ def _add_figures(recorder: Recorder, metrics: Any, name: str, hist: Array) -> No
     recorder.add_array(f"{name}: pixel accuracy", "score", accuracy, "metrics.pixel_accuracy")
 
 
-def _single_scale(session: Session, metrics: Any, network: Any, image: Array, size: Any, scale: float) -> Array:
+def _single_scale(
+    session: Session, metrics: Any, network: Any, image: Array, size: Any, scale: float
+) -> Array:
     with session.framework.no_grad():
         logits = metrics.single_scale_logits(network, session.framework.to_tensor(image), *size, scale)
     return session.framework.to_array(logits)
@@ -89,4 +93,5 @@ def _add_prediction(recorder: Recorder, name: str, logits: Array, label: Array) 
     recorder.add_array(f"{name} prediction", "prediction", best.astype(np.uint8), "network")
     recorder.add_array(f"{name} margin", "margin", lead, "network")
     recorder.add_array(f"{name} label", "input", label.astype(np.uint8), "network")
-    return best
+    prediction: Array = best
+    return prediction

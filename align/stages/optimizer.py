@@ -55,7 +55,9 @@ def add_settings(recorder: Recorder, optimizer: Any) -> None:
     for name, settings in optimizer.settings().items():
         figures = np.array([settings["lr"], settings["weight_decay"], settings["momentum"]], np.float64)
         group = settings["group"]
-        recorder.add_array(f"{name} lr, weight decay, momentum ({group})", "setting", figures, name, str(group))
+        recorder.add_array(
+            f"{name} lr, weight decay, momentum ({group})", "setting", figures, name, str(group)
+        )
 
 
 def add_state(session: Session, spec: RunSpec, recorder: Recorder, optimizer: Any, when: str) -> None:

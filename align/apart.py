@@ -1,0 +1,148 @@
+"""The two sides apart in time and place: recording one, and comparing what was recorded elsewhere.
+
+Comparing imports no framework and runs nothing from the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stdc_parity.align.compare import REFERENCE, SIDES, Judging, arbiter_is_due, ask_arbiter, judge_stage
+from stdc_parity.align.judge import compare_records
+from stdc_parity.align.ladder import RUNGS, Rung
+from stdc_parity.align.load import resolve
+from stdc_parity.align.npy import read_npy_record
+from stdc_parity.align.pairs import find_pair
+from stdc_parity.align.record import load_record, stages_of
+from stdc_parity.align.result import Failure, RunResult, StageResult
+from stdc_parity.align.run import record_rung
+from stdc_parity.align.sides import default_threads, open_sides
+from stdc_parity.align.spec import RunSpec
+from stdc_parity.converters.architecture import Side
+from stdc_parity.converters.errors import CheckpointError, ParityError, UsageError
+
+OWN_BUSINESS = ("weights", "key")
+"""What of a spec the two sides may differ in: the path of the weights. Their hash counts."""
+
+
+def record_side(
+    side: Side, rungs: Sequence[str], spec: RunSpec, run: Path, judging: Judging, threads: int | None
+) -> Iterator[str]:
+    """Record `rungs` on one side into `run`, in float64 too where an arbiter may ask; a line for each.
+
+    Raises MissingFramework, UsageError and CheckpointError as a run of both sides does, and ParityError if
+    the side's own code fails.
+    """
+    with open_sides((side,), threads or default_threads()) as processes:
+        resolve(spec)
+        for name in rungs:
+            rung = RUNGS[name]
+            chosen = rung.spec(spec)
+            specs = [(chosen, run)]
+            if rung.arbitrated and chosen.dtype == "float32" and judging.arbiter != "never":
+                specs.append((replace(chosen, dtype="float64"), run / "float64"))
+            for each, folder in specs:
+                answer = record_rung(processes, rung, each, folder)[side]
+                if isinstance(answer, Failure):
+                    raise ParityError(
+                        f"the {side} side failed at {name}: {answer.message}", answer.note or None
+                    )
+                yield f"{name}: recorded {folder / side / name}.safetensors ({each.dtype}, {answer['seconds']:.1f} s)"
+
+
+def compare_folders(first: Path, second: Path, judging: Judging) -> RunResult:
+    """Judge every stage that both sides recorded; `first` and `second` may be one folder, or two .npy files.
+
+    Raises UsageError if the records are of different inputs, weights or options, CheckpointError if they
+    cannot be read or a side is missing.
+    """
+    if first.suffix == ".npy" or second.suffix == ".npy":
+        return _compare_npy(first, second, judging)
+    folders = _sides_in(first, second)
+    shared = [
+        name for name in RUNGS if all(name in stages_of(folder, side) for side, folder in folders.items())
+    ]
+    alone = {side: set(stages_of(folder, side)) - set(shared) for side, folder in folders.items()}
+    if not shared:
+        raise CheckpointError(
+            f"the two sides have no stage in common: {', '.join(f'{side} {sorted(s)}' for side, s in alone.items())}"
+        )
+    results, specs = [], []
+    for name in shared:
+        result, spec = _compare_rung(RUNGS[name], folders, judging)
+        results.append(result)
+        specs.append(spec)
+    pair = find_pair(specs[0].pair, base=specs[0].base)
+    return RunResult(
+        specs[0], specs[0].weights or f"seeded weights (seed {specs[0].seed})", pair.stages, results
+    )
+
+
+def _compare_rung(rung: Rung, folders: Mapping[Side, Path], judging: Judging) -> tuple[StageResult, RunSpec]:
+    facts = {side: load_record(folder, side, rung.name).facts for side, folder in folders.items()}
+    spec = _same_run(rung.name, facts)
+    pair = find_pair(spec.pair, base=spec.base)
+    result = StageResult(rung.name, [], "" if rung.rule else judging.tolerance.describe(), facts=facts)
+    result = judge_stage(rung, result, folders, spec.dtype, pair, judging)
+    wide = {side: folder / "float64" for side, folder in folders.items()}
+    recorded = all(rung.name in stages_of(folder, side) for side, folder in wide.items())
+    if arbiter_is_due(rung, result, spec.dtype, judging):
+        if recorded:
+            return ask_arbiter(rung, result, folders, wide, pair, judging), spec
+        remark = "The arbiter could not be asked: both sides would have to be recorded in float64 too."
+        result = replace(result, remarks=[*result.remarks, remark])
+    return result, spec
+
+
+def _sides_in(first: Path, second: Path) -> dict[Side, Path]:
+    """Which of the folders has which side."""
+    folders: dict[Side, Path] = {}
+    for side in SIDES:
+        found = [folder for folder in dict.fromkeys((first, second)) if (folder / side).is_dir()]
+        if not found:
+            raise CheckpointError(
+                f"{first}: there is no record of the {side} side",
+                note=f"stdc-align record --side {side} --stage forward {first}",
+            )
+        folders[side] = found[0]
+    if first != second and len(set(folders.values())) == 1:
+        raise UsageError(
+            f"{first} has both sides, so {second} is one too many", "Name one folder, or one for each side."
+        )
+    return folders
+
+
+def _same_run(name: str, facts: Mapping[Side, Mapping[str, Any]]) -> RunSpec:
+    """The options of both records. Raises UsageError that says what differs."""
+    try:
+        specs = {side: dict(each["spec"]) for side, each in facts.items()}
+        spec = RunSpec.from_json(specs[REFERENCE])
+        hashes = {side: (each["weights_sha256"], each["input_sha256"]) for side, each in facts.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{name}: a run.json lacks the facts of the run ({error})") from None
+    a, b = (specs[side] for side in SIDES)
+    different = [
+        f"{key} {a.get(key)} and {b.get(key)}"
+        for key in sorted(a.keys() | b.keys())
+        if key not in OWN_BUSINESS and a.get(key) != b.get(key)
+    ]
+    weights, inputs = zip(*hashes.values(), strict=True)
+    different += ["weights (sha256)"] if len(set(weights)) > 1 else []
+    different += ["inputs (sha256)"] if len(set(inputs)) > 1 else []
+    if different:
+        raise UsageError(
+            f"{name}: the records are of different runs: {'; '.join(different)}",
+            note="Record both sides with the same options.",
+        )
+    return spec
+
+
+def _compare_npy(first: Path, second: Path, judging: Judging) -> RunResult:
+    """Judge two dictionaries of arrays as reprod_log saves them; the first file is the reference."""
+    reference, other = read_npy_record(first, "torch"), read_npy_record(second, "paddle")
+    comparisons = compare_records(reference, other, judging.tolerance)
+    result = StageResult("npy", comparisons, judging.tolerance.describe())
+    return RunResult(RunSpec("npy", (0, 0), batch=0), f"{first.name} against {second.name}", (), [result])

@@ -1,0 +1,97 @@
+"""Judging the records of a stage, wherever they were made: no framework is needed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from stdc_parity.align.arbiter import AGREED, arbitrate
+from stdc_parity.align.judge import Tolerance, compare_records, failing
+from stdc_parity.align.judge_metric import judge_metric
+from stdc_parity.align.judge_train import judge_train
+from stdc_parity.align.ladder import CONTROL, Rung
+from stdc_parity.align.localise import blame
+from stdc_parity.align.pair import Pair
+from stdc_parity.align.record import Record, load_record
+from stdc_parity.align.result import StageResult, Verdict
+from stdc_parity.align.stages import metric, train
+from stdc_parity.converters.architecture import Side
+
+SIDES: tuple[Side, Side] = ("torch", "paddle")
+REFERENCE: Side = "torch"
+Arbiter = Literal["auto", "always", "never"]
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How a run is judged: the tolerance, when float64 is asked, whether rounding is forgiven, and whether
+    modules are looked at one by one (None: when a stage differs)."""
+
+    tolerance: Tolerance
+    arbiter: Arbiter = "auto"
+    strict: bool = False
+    isolate: bool | None = None
+
+
+Folders = Mapping[Side, Path]
+"""Where each side's records lie; the same folder for both in a run of both sides."""
+
+
+def load_pair(folders: Folders, name: str) -> tuple[Record, Record]:
+    """Both sides' records called `name`, the reference's first."""
+    first, second = (load_record(folders[side], side, name) for side in SIDES)
+    return first, second
+
+
+def judge_stage(
+    rung: Rung, result: StageResult, folders: Folders, dtype: str, pair: Pair, judging: Judging
+) -> StageResult:
+    """`result` with the comparisons of the stage's records in `folders`, not yet arbitrated."""
+    reference, other = load_pair(folders, rung.name)
+    if rung.stage == metric.STAGE:
+        comparisons, remarks = judge_metric(reference, other, judging.tolerance)
+        return replace(result, comparisons=comparisons, remarks=remarks)
+    if rung.stage == train.STAGE:
+        control = load_record(folders[REFERENCE], REFERENCE, CONTROL)
+        comparisons, remarks = judge_train(reference, other, control)
+        return replace(result, comparisons=comparisons, remarks=remarks)
+    floors = pair.floors if dtype == "float64" else ()
+    return replace(
+        result, comparisons=compare_records(reference, other, rung.rule or judging.tolerance, floors)
+    )
+
+
+def arbiter_is_due(rung: Rung, result: StageResult, dtype: str, judging: Judging) -> bool:
+    """Whether a float64 run has to be asked about this stage."""
+    if not rung.arbitrated or dtype == "float64" or result.failures:
+        return False
+    return judging.arbiter == "always" or (
+        judging.arbiter == "auto" and any(not c.why for c in failing(result.comparisons))
+    )
+
+
+def ask_arbiter(
+    rung: Rung, result: StageResult, narrow: Folders, wide: Folders, pair: Pair, judging: Judging
+) -> StageResult:
+    """`result` after the float64 records in `wide` were asked about the float32 ones in `narrow`."""
+    single, double = load_pair(narrow, rung.name), load_pair(wide, rung.name)
+    every = judging.arbiter == "always"
+    comparisons = arbitrate(result.comparisons, single, double, pair.floors, every=every)
+    if judging.strict:
+        comparisons = [
+            replace(c, verdict=Verdict.DIVERGED) if c.verdict is Verdict.ROUNDING else c for c in comparisons
+        ]
+    return replace(result, comparisons=comparisons)
+
+
+def judge_isolated(
+    rung: Rung, result: StageResult, folders: Folders, dtype: str, pair: Pair, judging: Judging
+) -> StageResult:
+    """`result` with the modules to blame, from the records of modules run one by one."""
+    double = dtype == "float64"
+    tolerance = Tolerance(AGREED) if double else judging.tolerance
+    reference, other = load_pair(folders, f"{rung.name}-isolated")
+    blamed = blame(compare_records(reference, other, tolerance, pair.floors if double else ()))
+    return replace(result, blamed=blamed, isolated=True)

@@ -1,0 +1,82 @@
+"""A run as Markdown, for a CI job's summary: the verdict first, a row for each rung, then what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stdc_parity.align.render_terminal import describe_failure, next_command
+from stdc_parity.align.result import RunResult, StageResult, Verdict
+from stdc_parity.converters.atomic import atomic_write
+
+MARKS = {Verdict.PASS: "✅", Verdict.ROUNDING: "☑️", Verdict.BLOCKED: "⏸️", Verdict.DIVERGED: "❌"}
+MAX_TAPS = 10
+
+
+def to_markdown(result: RunResult) -> str:
+    """The run as Markdown."""
+    return "\n".join(_lines(result)) + "\n"
+
+
+def write_markdown(result: RunResult, path: Path) -> None:
+    """Write the run to `path` in one step, over an older file."""
+    with atomic_write(path, force=True) as file:
+        file.write(to_markdown(result).encode())
+
+
+def _lines(result: RunResult) -> Iterator[str]:
+    spec = result.spec
+    held = sum(bool(stage) for stage in result.stages)
+    yield f"# {MARKS[result.verdict]} {result.verdict.value}: {spec.pair}, {held} of {len(result.stages)} hold"
+    yield ""
+    yield f"{_escape(result.weights)} · {spec.batch}x3x{spec.size[0]}x{spec.size[1]} · {spec.dtype} · seed {spec.seed}"
+    facts = next((stage.facts for stage in result.stages if stage.facts), {})
+    if facts:
+        yield ""
+        yield " · ".join(
+            f"{side} {each.get(side)}, {each.get('threads')} thread(s)" for side, each in facts.items()
+        )
+    yield ""
+    yield "| rung | verdict | taps | differ | worst tap | of scale |"
+    yield "|---|---|---:|---:|---|---:|"
+    for stage in result.stages:
+        yield _row(stage)
+    for stage in result.stages:
+        if not stage and not stage.blocked_by:
+            yield from _explanation(stage, result)
+
+
+def _row(stage: StageResult) -> str:
+    verdict = f"{MARKS[stage.verdict]} {stage.verdict.value}"
+    if stage.blocked_by:
+        return f"| {stage.stage} | {verdict} by {stage.blocked_by} | | | | |"
+    worst = stage.worst
+    name, figure = (worst.tap, worst.why or f"{worst.relative:.1e}") if worst is not None else ("", "")
+    bad = sum(not c for c in stage.comparisons)
+    return f"| {stage.stage} | {verdict} | {len(stage.comparisons)} | {bad} | `{_escape(name)}` | {_escape(figure)} |"
+
+
+def _explanation(stage: StageResult, result: RunResult) -> Iterator[str]:
+    yield ""
+    yield f"## {stage.stage}"
+    for failure in stage.failures:
+        yield ""
+        yield f"The {failure.side} side failed: {_escape(failure.message)}"
+    shown = stage.blamed or [c for c in stage.comparisons if not c][:1]
+    for number, comparison in enumerate(shown[:MAX_TAPS]):
+        title = "First own divergence" if stage.blamed else "First divergence"
+        yield ""
+        yield f"**{title if number == 0 else 'Further own divergence'}:**"
+        yield ""
+        yield "```"
+        yield from describe_failure(comparison)
+        yield "```"
+    for remark in stage.remarks:
+        yield ""
+        yield _escape(remark)
+    yield ""
+    yield f"Next: `{next_command(stage, result)}`"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
