@@ -45,7 +45,7 @@ def to_tensor(array: Array) -> paddle.Tensor:
 
 def to_array(tensor: paddle.Tensor) -> Array:
     """Return a copy of the tensor's values, same dtype and shape."""
-    return np.array(tensor.detach().numpy(), order="C")
+    return np.asarray(tensor.detach().numpy(), order="C")  # numpy() has copied already
 
 
 def is_tensor(value: object) -> bool:

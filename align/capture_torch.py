@@ -20,7 +20,7 @@ STATISTICS = {"running_mean": "running_mean", "running_var": "running_var"}
 def configure(threads: int) -> None:
     """Fix the number of CPU threads and ask for deterministic kernels."""
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import the whole compiler
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 

@@ -45,7 +45,7 @@ def capture(session: Session, spec: RunSpec) -> Record:
     for stop in stops:
         stop()
     for name, term in {"total": total, **terms}.items():
-        recorder.add(name, "loss", "loss", type(loss).__name__, term)
+        recorder.add(f"loss {name}", "loss", "loss", type(loss).__name__, term)
     framework.backward(total)
     parameters = {**framework.parameters(network), **framework.parameters(loss)}
     found = {name: framework.gradient(parameter) for name, parameter in parameters.items()}
