@@ -10,8 +10,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from stdc_parity.align.framework import Array, CallSeen
-from stdc_parity.converters.architecture import Side
+from stdc_parity.align.framework import Array, CallSeen, kind_of
+from stdc_parity.converters.architecture import Kind, Side
 
 SIDE: Side = "paddle"
 STATISTICS = {"_mean": "running_mean", "_variance": "running_var"}
@@ -91,6 +91,17 @@ def buffers(network: nn.Layer) -> dict[str, Array]:
         path, _, last = name.rpartition(".")
         if last in STATISTICS:
             found[f"{path}.{STATISTICS[last]}".removeprefix(".")] = to_array(tensor)
+    return found
+
+
+def official_names(network: nn.Layer) -> dict[str, tuple[str, Kind]]:
+    """Return what each of the network's tensors is, by this side's names: its PyTorch name and its kind."""
+    types = {path: type(module).__name__ for path, module in network.named_sublayers(include_self=True)}
+    found: dict[str, tuple[str, Kind]] = {}
+    for name, tensor in network.state_dict().items():
+        path, _, last = name.rpartition(".")
+        official = f"{path}.{STATISTICS.get(last, last)}".removeprefix(".")
+        found[name] = (official, kind_of(types.get(path, ""), official, tensor.ndim))
     return found
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from stdc_parity.align.framework import Array, CallSeen
-from stdc_parity.converters.architecture import Side
+from stdc_parity.align.framework import Array, CallSeen, kind_of
+from stdc_parity.converters.architecture import Kind, Side
 
 SIDE: Side = "torch"
 STATISTICS = {"running_mean": "running_mean", "running_var": "running_var"}
@@ -90,6 +90,13 @@ def buffers(network: nn.Module) -> dict[str, Array]:
         if last in STATISTICS:
             found[f"{path}.{STATISTICS[last]}".removeprefix(".")] = to_array(tensor)
     return found
+
+
+def official_names(network: nn.Module) -> dict[str, tuple[str, Kind]]:
+    """Return what each of the network's tensors is, by this side's names: its PyTorch name and its kind."""
+    types = {path: type(module).__name__ for path, module in network.named_modules()}
+    return {name: (name, kind_of(types.get(name.rpartition(".")[0], ""), name, tensor.ndim))
+            for name, tensor in network.state_dict().items()}  # fmt: skip
 
 
 def modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:

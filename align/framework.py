@@ -11,13 +11,16 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from stdc_parity.converters.architecture import Side
+from stdc_parity.converters.architecture import Kind, Side
 
 Array = npt.NDArray[Any]
 Network = Any
 """A torch.nn.Module or a paddle.nn.Layer."""
 Tensor = Any
 """A torch.Tensor or a paddle.Tensor."""
+
+Names = Mapping[str, tuple[str, Kind]]
+"""What a network's tensors are, by one side's names: the PyTorch name and the kind of each."""
 
 CallSeen = Callable[[Sequence[Any], Any], None]
 """Called with a module's positional inputs (before it ran) and its output."""
@@ -59,6 +62,9 @@ class Framework(Protocol):
     def buffers(self, network: Network) -> dict[str, Array]:
         """A copy of the norms' running statistics, by PyTorch's names."""
 
+    def official_names(self, network: Network) -> dict[str, tuple[str, Kind]]:
+        """What each of the network's tensors is, by this side's names: its name in PyTorch, and its kind."""
+
     def modules(self, network: Network) -> Iterator[tuple[str, Any]]:
         """Every module of the network with its dotted path; the network itself is ""."""
 
@@ -90,6 +96,23 @@ class Framework(Protocol):
         self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], gradients: Sequence[Tensor]
     ) -> list[Array | None]:
         """The gradients of `inputs` for given gradients of `outputs`; None where nothing depends on one."""
+
+
+def kind_of(module_type: str, name: str, dimensions: int) -> Kind:
+    """What the tensor of a module of that type is, by its PyTorch name."""
+    last = name.rpartition(".")[2]
+    special: dict[str, Kind] = {
+        "num_batches_tracked": "norm.batches",
+        "running_mean": "norm.running_mean",
+        "running_var": "norm.running_var",
+    }
+    if last in special:
+        return special[last]
+    if module_type.startswith("Linear") and last == "weight":
+        return "linear"
+    if dimensions < 2:
+        return "norm.weight" if last == "weight" else "norm.bias"
+    return "conv"
 
 
 def load_framework(side: Side) -> Framework:

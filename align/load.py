@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stdc_parity.align.framework import Array, Framework, Network
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.pairs import find_pair
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.converters.architecture import Architecture, Side
+from stdc_parity.converters.architecture import Architecture, Side, TensorSpec, is_transposed
 from stdc_parity.converters.convert import open_state_dict, weights_for
 from stdc_parity.converters.errors import UsageError
 from stdc_parity.converters.plan import choose_architecture
 from stdc_parity.converters.statedict import StateDict, find_state_dict
-from stdc_parity.fixtures.weights import seeded_weights
+from stdc_parity.fixtures.weights import draw, seeded_weights
 
 
 @dataclass(frozen=True)
@@ -63,19 +62,39 @@ def describe_weights(spec: RunSpec, source: Source | None) -> str:
     return f"{spec.weights}: {source.architecture.describe()}{remark}"
 
 
-def side_weights(side: Side, spec: RunSpec) -> tuple[Pair, dict[str, Array], Mapping[str, Array]]:
-    """The pair, the tensors that `side`'s network loads, and the tensors that both sides started from.
+def side_weights(side: Side, spec: RunSpec) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The tensors that `side`'s network loads, and what both sides' weights are by their official names.
 
     Tensors that a checkpoint leaves open (a backbone's alone, or one without its ImageNet head) are seeded.
+    Batch counters are not among the official ones: Paddle has none. The pair must have an architecture.
     """
     pair, source = resolve(spec)
-    seeded = seeded_weights(pair.architecture, spec.seed)
-    tensors = dict(weights_for(side, find_state_dict(seeded), "torch").tensors)
-    if source is None:
-        return pair, tensors, seeded
-    given = weights_for(side, source.state, source.side).tensors
-    tensors.update({source.part + name: array for name, array in given.items()})
-    return pair, tensors, source.state.tensors
+    assert pair.architecture is not None
+    seeded = find_state_dict(seeded_weights(pair.architecture, spec.seed))
+    tensors = dict(weights_for(side, seeded, "torch").tensors)
+    official = dict(seeded.tensors)
+    if source is not None:
+        for which, names in ((side, tensors), ("torch", official)):
+            given = weights_for(which, source.state, source.side).tensors
+            names.update({source.part + name: array for name, array in given.items()})
+    return tensors, {
+        name: array for name, array in official.items() if not name.endswith("num_batches_tracked")
+    }
+
+
+def seeded_state(framework: Framework, network: Network, seed: int) -> dict[str, Array]:
+    """Seeded values for every tensor of a network without an architecture, by this side's names.
+
+    The framework's module types tell what a tensor is, so that both sides' twins get the same values.
+    """
+    state, drawn = framework.state(network), {}
+    for own, (official, kind) in framework.official_names(network).items():
+        shape = state[own].shape
+        values = draw(
+            official, TensorSpec(kind, shape[::-1] if is_transposed(framework.SIDE, kind) else shape), seed
+        )
+        drawn[own] = values.T if is_transposed(framework.SIDE, kind) else values
+    return drawn
 
 
 def build_network(framework: Framework, pair: Pair, dtype: str) -> Network:

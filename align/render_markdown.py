@@ -29,7 +29,7 @@ def _lines(result: RunResult) -> Iterator[str]:
     held = sum(bool(stage) for stage in result.stages)
     yield f"# {MARKS[result.verdict]} {result.verdict.value}: {spec.pair}, {held} of {len(result.stages)} hold"
     yield ""
-    yield f"{_escape(result.weights)} · {spec.batch}x3x{spec.size[0]}x{spec.size[1]} · {spec.dtype} · seed {spec.seed}"
+    yield f"{_escape(result.weights)} · {spec.size[0]}x{spec.size[1]} · {spec.dtype} · seed {spec.seed}"
     facts = next((stage.facts for stage in result.stages if stage.facts), {})
     if facts:
         yield ""

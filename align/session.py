@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from stdc_parity.align.framework import Array, Framework, Network
-from stdc_parity.align.load import build_network, side_weights
+from stdc_parity.align.load import build_network, resolve, seeded_state, side_weights
 from stdc_parity.align.pair import Pair, Recipe
 from stdc_parity.align.record import hash_arrays
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.converters.errors import UsageError
 from stdc_parity.fixtures import scenes
 from stdc_parity.fixtures.images import normalised, seeded_image
+from stdc_parity.fixtures.portbugs import planted
 
 
 class Session:
@@ -24,22 +25,33 @@ class Session:
     def __init__(self, framework: Framework) -> None:
         """Start with nothing built."""
         self.framework = framework
-        self._networks: dict[tuple[RunSpec, str], Network] = {}
-        self._weights: dict[RunSpec, tuple[Pair, Mapping[str, Array], str]] = {}
+        self._networks: dict[tuple[RunSpec, str], tuple[Network, Mapping[str, Array]]] = {}
+        self._weights: dict[RunSpec, tuple[Pair, Mapping[str, Array] | None, str]] = {}
 
     def network(self, spec: RunSpec, *, fresh: bool = False) -> Network:
         """The network of `spec`, its weights loaded, in its dtype and mode. Raises ParityError.
 
         `fresh` builds it anew, so that no gradient of an earlier use is left (Paddle keeps zeros).
         """
-        pair, tensors, _ = self._loaded(spec)
         key = (_weights_key(spec), spec.dtype)
         if fresh or key not in self._networks:
-            self._networks[key] = build_network(self.framework, pair, spec.dtype)
-        network = self._networks[key]
+            self._networks[key] = self._built(spec)
+        network, tensors = self._networks[key]
         self.framework.load(network, tensors)
         self.framework.set_mode(network, spec.mode)
         return network
+
+    def _built(self, spec: RunSpec) -> tuple[Network, Mapping[str, Array]]:
+        """The network and the tensors to load into it, with the bugs that are planted."""
+        pair, tensors, _ = self._loaded(spec)
+        network = build_network(self.framework, pair, spec.dtype)
+        if tensors is None:
+            tensors = seeded_state(self.framework, network, spec.seed)
+        for bug in planted(self.framework.SIDE, spec.plant):
+            network = bug.change_network(network)
+            self.framework.set_dtype(network, spec.dtype)
+            tensors = bug.change_tensors(tensors, self.framework.state(network))
+        return network, tensors
 
     def pair(self, spec: RunSpec) -> Pair:
         """The pair of `spec`, with the numbers of its checkpoint."""
@@ -48,7 +60,16 @@ class Session:
     def part(self, spec: RunSpec, module: str) -> Any:
         """This side's module of the pair's recipe: "losses", "optim", "metrics", "data", "transforms"."""
         recipe = self.recipe(spec)
-        return importlib.import_module(f"{recipe.modules[self.framework.SIDE]}.{module}")
+        part: Any = importlib.import_module(f"{recipe.modules[self.framework.SIDE]}.{module}")
+        for bug in planted(self.framework.SIDE, spec.plant):
+            part = bug.change_part(module, part)
+        return part
+
+    def inputs(self, spec: RunSpec) -> list[Array]:
+        """What the network of `spec` is called with; floating-point arrays are in its dtype."""
+        draw = self.pair(spec).inputs
+        arrays = draw(spec) if draw is not None else (seeded_image(spec.size, spec.batch, spec.seed),)
+        return [array.astype(spec.dtype) if array.dtype.kind == "f" else array for array in arrays]
 
     def recipe(self, spec: RunSpec) -> Recipe:
         """The pair's recipe. Raises UsageError if it has none."""
@@ -59,9 +80,12 @@ class Session:
             )
         return recipe
 
-    def image(self, spec: RunSpec) -> Array:
-        """The input of `spec`: (batch, 3, height, width), in its dtype."""
-        return seeded_image(spec.size, spec.batch, spec.seed).astype(spec.dtype)
+    def training_case(self, spec: RunSpec) -> tuple[list[Array], Array]:
+        """The inputs of a training step and its target: scenes and labels, or plain inputs without a recipe."""
+        if self.pair(spec).recipe is None:
+            return self.inputs(spec), np.zeros(1)
+        images, labels = self.scenes(spec)
+        return [images], labels
 
     def scenes(self, spec: RunSpec, first: int = 0) -> tuple[Array, Array]:
         """A batch of street-like scenes from number `first` on.
@@ -82,17 +106,29 @@ class Session:
             **self.framework.facts(),
             "spec": spec.to_json(),
             "weights_sha256": self._loaded(spec)[2],
-            "input_sha256": hash_arrays({"image": self.image(spec)}),
+            "input_sha256": hash_arrays({f"input {i}": array for i, array in enumerate(self.inputs(spec))}),
         }
 
-    def _loaded(self, spec: RunSpec) -> tuple[Pair, Mapping[str, Array], str]:
+    def _loaded(self, spec: RunSpec) -> tuple[Pair, Mapping[str, Array] | None, str]:
         key = _weights_key(spec)
         if key not in self._weights:
-            pair, tensors, origin = side_weights(self.framework.SIDE, spec)
-            self._weights[key] = (pair, tensors, hash_arrays(origin))
+            pair, _ = resolve(spec)
+            if pair.architecture is None:
+                self._weights[key] = (pair, None, f"seed {spec.seed}")
+            else:
+                tensors, official = side_weights(self.framework.SIDE, spec)
+                self._weights[key] = (pair, tensors, hash_arrays(official))
         return self._weights[key]
 
 
 def _weights_key(spec: RunSpec) -> RunSpec:
     """`spec` without what does not change the weights."""
-    return RunSpec(spec.pair, (0, 0), weights=spec.weights, key=spec.key, base=spec.base, seed=spec.seed)
+    return RunSpec(
+        spec.pair,
+        (0, 0),
+        weights=spec.weights,
+        key=spec.key,
+        base=spec.base,
+        seed=spec.seed,
+        plant=spec.plant,
+    )

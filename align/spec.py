@@ -15,7 +15,8 @@ TapLevel = Literal["outputs", "stages", "modules"]
 class RunSpec:
     """The options of a run. `size` is (height, width) in pixels; `weights` the path of a checkpoint of
     either framework, None for seeded weights; `key` the path of keys to its state dict. `steps` and `lr`
-    (the peak of its schedule) are those of a short training, `scenes` how many images a metric sees.
+    (the peak of its schedule) are those of a short training, `scenes` how many images a metric sees. `plant`
+    names port bugs to put into a side, to see what they look like.
     """
 
     pair: str
@@ -31,6 +32,7 @@ class RunSpec:
     steps: int = 6
     lr: float = 1e-4
     scenes: int = 4
+    plant: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The spec as a JSON object."""
@@ -39,4 +41,4 @@ class RunSpec:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> RunSpec:
         """The spec that `to_json` wrote."""
-        return RunSpec(**{**data, "size": tuple(data["size"])})
+        return RunSpec(**{**data, "size": tuple(data["size"]), "plant": tuple(data["plant"])})

@@ -53,6 +53,11 @@ class Architecture:
         return f"{self.name} ({', '.join(words)})"
 
 
+def is_transposed(side: Side, kind: Kind) -> bool:
+    """Whether `side` has the tensor transposed: Paddle's Linear weights are (in, out)."""
+    return side == "paddle" and kind == "linear"
+
+
 def paddle_name(name: str, kind: Kind) -> str:
     """The name that the Paddle twin gives to the tensor which PyTorch calls `name`."""
     if kind not in PADDLE_SUFFIX:

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from stdc_parity.align.framework import Array
+from stdc_parity.align.framework import Array, Names
+from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder, tensors_in
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.align.stages.forward import call
-from stdc_parity.align.stages.loss import build_loss
+from stdc_parity.align.stages.forward import call, outputs_of
+from stdc_parity.align.stages.loss import Projection, build_loss, loss_parameters
+from stdc_parity.converters.architecture import Side, is_transposed
 
 STAGE = "backward"
 CALLS = "backward-calls"
@@ -25,7 +27,7 @@ def capture(session: Session, spec: RunSpec) -> Record:
     """Run forward, loss and backward; record gradients in backward order.
 
     First the loss and its terms, then the gradients of the network's outputs, then for each stage from the
-    last back to the first the gradient of its output and those of its parameters, the image's last.
+    last back to the first the gradient of its output and those of its parameters, the inputs' last.
     """
     framework, pair = session.framework, session.pair(spec)
     network, loss = session.network(spec, fresh=True), build_loss(session, spec)
@@ -35,24 +37,35 @@ def capture(session: Session, spec: RunSpec) -> Record:
     for path, module in framework.modules(network):
         if path in pair.stages:
             stops.append(framework.watch(module, _keeper(session, path, gradients)))
-    images, labels = session.scenes(spec)
-    image = framework.variable(images)
-    framework.on_gradient(image, partial(gradients.__setitem__, "image"))
-    outputs = call(network, pair, [image])
+    arrays, target = session.training_case(spec)
+    inputs = [framework.variable(array) for array in arrays]
+    for number, tensor in enumerate(inputs):
+        _keeper(session, f"input{number or ''}", gradients)((), tensor)
+    outputs = outputs_of(call(network, pair, inputs))
     for name, output in zip(pair.outputs, outputs, strict=False):
         _keeper(session, name, gradients)((), output)
-    total, terms = loss(outputs, framework.to_tensor(labels))
+    total, terms = loss(outputs, framework.to_tensor(target))
     for stop in stops:
         stop()
     for name, term in {"total": total, **terms}.items():
         recorder.add(f"loss {name}", "loss", "loss", type(loss).__name__, term)
     framework.backward(total)
-    parameters = {**framework.parameters(network), **framework.parameters(loss)}
+    parameters = {**framework.parameters(network), **loss_parameters(framework, loss)}
     found = {name: framework.gradient(parameter) for name, parameter in parameters.items()}
-    _add_in_order(
-        recorder, pair, gradients, {name: array for name, array in found.items() if array is not None}
-    )
+    names = framework.official_names(network)
+    present = {
+        name: to_official(framework.SIDE, names, name, a) for name, a in found.items() if a is not None
+    }
+    _add_in_order(recorder, pair, gradients, present)
     return recorder.record(STAGE)
+
+
+def to_official(side: Side, names: Names, name: str, array: Array) -> Array:
+    """An array that is shaped like `side`'s parameter of that name, in the official shape (its own inverse).
+
+    `names` are `Framework.official_names` of the network.
+    """
+    return array.T if name in names and is_transposed(side, names[name][1]) else array
 
 
 def _keeper(session: Session, name: str, gradients: dict[str, Array]) -> Any:
@@ -66,7 +79,7 @@ def _keeper(session: Session, name: str, gradients: dict[str, Array]) -> Any:
 
 
 def _add_in_order(
-    recorder: Recorder, pair: Any, gradients: dict[str, Array], parameters: dict[str, Array]
+    recorder: Recorder, pair: Pair, gradients: dict[str, Array], parameters: dict[str, Array]
 ) -> None:
     for name in reversed(pair.outputs):
         if name in gradients:
@@ -75,21 +88,11 @@ def _add_in_order(
         for name in [key for key in gradients if key == stage or key.startswith(f"{stage}[")]:
             recorder.add_array(f"grad {name}", "gradient", gradients.pop(name), stage)
         for name in [key for key in reversed(parameters) if key.startswith(f"{stage}.")]:
-            recorder.add_array(f"grad {name}", "gradient", _official(parameters.pop(name), name, recorder, pair),
-                               name.rpartition(".")[0])  # fmt: skip
-    for name in reversed(list(parameters)):
-        recorder.add_array(
-            f"grad {name}", "gradient", _official(parameters[name], name, recorder, pair), name
-        )
+            recorder.add_array(f"grad {name}", "gradient", parameters.pop(name), name.rpartition(".")[0])
+    for name in reversed(parameters):
+        recorder.add_array(f"grad {name}", "gradient", parameters[name], name.rpartition(".")[0])
     for name, array in gradients.items():
         recorder.add_array(f"grad {name}", "gradient", array)
-
-
-def _official(array: Array, name: str, recorder: Recorder, pair: Any) -> Array:
-    """The gradient in the official shape: Paddle's Linear weights are transposed."""
-    spec = pair.architecture.tensors.get(name)
-    linear = spec is not None and spec.kind == "linear" and recorder.framework.SIDE == "paddle"
-    return array.T if linear else array
 
 
 def capture_calls(session: Session, spec: RunSpec) -> Record:
@@ -113,10 +116,10 @@ def capture_calls(session: Session, spec: RunSpec) -> Record:
     for path, module in framework.modules(network):
         if path:
             watch(path, module)
-    images, labels = session.scenes(spec)
-    image, target = framework.variable(images), framework.to_tensor(labels)
-    outputs = call(network, pair, [image])
-    recorder.add("network input", "input", "network", type(network).__name__, (image,))
+    arrays, labels = session.training_case(spec)
+    inputs, target = [framework.variable(array) for array in arrays], framework.to_tensor(labels)
+    outputs = outputs_of(call(network, pair, inputs))
+    recorder.add("network input", "input", "network", type(network).__name__, inputs)
     gradients: dict[str, Array] = {}
     _keeper(session, "", gradients)((), outputs)
     pending.append(("network", "network", gradients))
@@ -139,7 +142,9 @@ def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
     """
     framework, pair = session.framework, session.pair(spec)
     network, loss = session.network(spec, fresh=True), build_loss(session, spec)
-    modules = dict(framework.modules(network)) | {"network": network, "loss": loss}
+    modules = dict(framework.modules(network)) | {"network": network}
+    if not isinstance(loss, Projection):
+        modules["loss"] = loss
     recorder = Recorder(framework)
     calls: dict[str, tuple[str, list[Array], dict[str, Array]]] = {}
     for tap in reference.taps:
@@ -153,39 +158,37 @@ def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
                     gradients[suffix] = reference.arrays[tap.name]
     for name, (path, inputs, gradients) in reversed(calls.items()):
         if path in modules and (gradients or path == "loss"):
-            _replay_one(session, recorder, pair, name, path, modules[path], inputs, gradients)
+            own = _own_gradients(session, pair, path, modules[path], inputs, gradients)
+            for key, array in own.items():
+                kind = type(modules[path]).__name__
+                recorder.add_array(f"own grad {name} {key}", "gradient", array, path, kind)
     return recorder.record(ISOLATED)
 
 
-def _replay_one(
-    session: Session,
-    recorder: Recorder,
-    pair: Any,
-    name: str,
-    path: str,
-    module: Any,
-    inputs: list[Array],
-    gradients: dict[str, Array],
-) -> None:
+def _own_gradients(
+    session: Session, pair: Pair, path: str, module: Any, inputs: list[Array], gradients: dict[str, Array]
+) -> dict[str, Array]:
+    """The gradients of a module's inputs and own parameters, for given inputs and gradients of its outputs."""
     framework = session.framework
     tensors = [framework.variable(array) for array in inputs]
     before = framework.state(module)
     if path == "loss":
-        result: Any = module(tensors[:-1], tensors[-1])[0]
+        result = module(tensors[:-1], tensors[-1])[0]
+        given = [(result, np.ones((), inputs[0].dtype))]
     else:
         result = call(module, pair, tensors) if path == "network" else module(*tensors)
-    given = [
-        (tensor, gradients[suffix]) for suffix, tensor in tensors_in(result, framework) if suffix in gradients
-    ]
-    if path == "loss":
-        given = [(result, np.ones((), inputs[0].dtype))]
-    wanted = {f"input[{i}]": tensor for i, tensor in enumerate(tensors) if inputs[i].dtype.kind == "f"}
-    wanted |= {key: value for key, value in framework.parameters(module).items() if "." not in key}
-    outputs, seeds = [tensor for tensor, _ in given], [framework.to_tensor(array) for _, array in given]
-    found = framework.vjp(outputs, list(wanted.values()), seeds)
-    for key, array in zip(wanted, found, strict=True):
-        if array is not None:
-            official = _official(array, f"{path}.{key}", recorder, pair)
-            kind = type(module).__name__
-            recorder.add_array(f"own grad {name} {key}", "gradient", official, path, kind)
+        found = tensors_in(outputs_of(result) if path == "network" else result, framework)
+        given = [(tensor, gradients[suffix]) for suffix, tensor in found if suffix in gradients]
+    own = {key: value for key, value in framework.parameters(module).items() if "." not in key}
+    wanted = {f"input[{i}]": tensor for i, tensor in enumerate(tensors) if inputs[i].dtype.kind == "f"} | own
+    if not wanted or not given:
+        return {}
+    seeds = [framework.to_tensor(array) for _, array in given]
+    arrays = framework.vjp([tensor for tensor, _ in given], list(wanted.values()), seeds)
     framework.load(module, before)
+    names = framework.official_names(module)
+    return {
+        key: to_official(framework.SIDE, names, key, array)
+        for key, array in zip(wanted, arrays, strict=True)
+        if array is not None
+    }

@@ -22,6 +22,11 @@ def call(network: Network, pair: Pair, inputs: Sequence[Any]) -> Any:
     return network(*inputs) if pair.method == "forward" else getattr(network, pair.method)(*inputs)
 
 
+def outputs_of(result: Any) -> list[Any]:
+    """What a network returned, as a list."""
+    return list(result) if isinstance(result, list | tuple) else [result]
+
+
 def capture(session: Session, spec: RunSpec) -> Record:
     """Run one forward pass and record the taps that `spec.taps` asks for, and in train mode the statistics."""
     framework, network, pair = session.framework, session.network(spec), session.pair(spec)
@@ -29,7 +34,7 @@ def capture(session: Session, spec: RunSpec) -> Record:
     watched = _watched(framework, network, pair, spec.taps)
     stops = [_watch(framework, module, path, recorder, inputs=False) for path, module in watched]
     with framework.no_grad():
-        result = call(network, pair, [framework.to_tensor(session.image(spec))])
+        result = call(network, pair, [framework.to_tensor(array) for array in session.inputs(spec)])
     for stop in stops:
         stop()
     _add_outputs(recorder, network, pair, result)
@@ -45,9 +50,9 @@ def capture_calls(session: Session, spec: RunSpec) -> Record:
     watched = _watched(framework, network, pair, "modules")
     stops = [_watch(framework, module, path, recorder, inputs=True) for path, module in watched]
     with framework.no_grad():
-        tensor = framework.to_tensor(session.image(spec))
-        recorder.add(" input", "input", "", type(network).__name__, (tensor,))
-        result = call(network, pair, [tensor])
+        inputs = [framework.to_tensor(array) for array in session.inputs(spec)]
+        recorder.add(" input", "input", "", type(network).__name__, inputs)
+        result = call(network, pair, inputs)
     for stop in stops:
         stop()
     _add_outputs(recorder, network, pair, result)
@@ -115,8 +120,7 @@ def _watch(framework: Framework, module: Any, path: str, recorder: Recorder, *, 
 
 
 def _add_outputs(recorder: Recorder, network: Network, pair: Pair, result: Any) -> None:
-    values = result if isinstance(result, list | tuple) else [result]
-    for i, value in enumerate(values):
+    for i, value in enumerate(outputs_of(result)):
         name = pair.outputs[i] if i < len(pair.outputs) else f"output{i}"
         recorder.add(name, "output", "", type(network).__name__, value)
 

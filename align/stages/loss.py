@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stdc_parity.align.framework import Array, Tensor
+from stdc_parity.align.framework import Array, Framework, Tensor
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
@@ -27,12 +27,38 @@ def seeded_outputs(session: Session, spec: RunSpec) -> list[Array]:
     return outputs
 
 
+class Projection:
+    """The loss of a pair without a recipe: every output times fixed random weights, summed."""
+
+    def __init__(self, session: Session, spec: RunSpec) -> None:
+        """Take the seed and the dtype from `spec`."""
+        self.framework, self.spec = session.framework, spec
+
+    def __call__(self, outputs: list[Tensor], _target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total, 0-d, and the part of each output; outputs that are no floating-point tensors are left out."""
+        terms = {}
+        for i, output in enumerate(outputs):
+            array = self.framework.to_array(output)
+            if array.dtype.kind == "f":
+                weights = np.random.default_rng([self.spec.seed, 3, i]).standard_normal(array.shape)
+                weights = (weights / max(1.0, array.size**0.5)).astype(array.dtype)
+                terms[f"output{i}"] = (output * self.framework.to_tensor(weights)).sum()
+        return sum(terms.values()), terms
+
+
 def build_loss(session: Session, spec: RunSpec) -> Any:
-    """This side's training loss, in the dtype of `spec`."""
+    """This side's training loss, in the dtype of `spec`: `loss(outputs, target) -> (total, terms)`."""
+    if session.pair(spec).recipe is None:
+        return Projection(session, spec)
     loss = session.part(spec, "losses").SegLoss()
     session.framework.set_dtype(loss, spec.dtype)
     session.framework.set_mode(loss, "train")
     return loss
+
+
+def loss_parameters(framework: Framework, loss: Any) -> dict[str, Tensor]:
+    """The trainable parameters of a loss by name."""
+    return {} if isinstance(loss, Projection) else framework.parameters(loss)
 
 
 def capture(session: Session, spec: RunSpec) -> Record:

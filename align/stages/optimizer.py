@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from stdc_parity.align.framework import Array, Network
+from stdc_parity.align.framework import Array, Names, Network
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.stages.backward import to_official
 from stdc_parity.align.stages.loss import build_loss
+from stdc_parity.converters.architecture import Side
 
 STAGE = "optimizer"
 WITHOUT_GRADIENT = 7
@@ -35,18 +37,19 @@ def capture(session: Session, spec: RunSpec) -> Record:
     framework = session.framework
     network, loss = session.network(spec, fresh=True), build_loss(session, spec)
     optimizer = build_optimizer(session, spec, network, loss)
-    recorder = Recorder(framework)
+    names, recorder = framework.official_names(network), Recorder(framework)
     add_settings(recorder, optimizer)
     for step in range(1, spec.steps + 1):
         optimizer.zero_grad()
         for group in optimizer.groups:
             for name, parameter in zip(group.names, group.params, strict=True):
-                gradient = _gradient(name, tuple(parameter.shape), step, spec, session)
+                shape = tuple(parameter.shape)
+                gradient = _gradient(framework.SIDE, names, name, shape, step, spec)
                 if gradient is not None:
                     framework.give_gradient(parameter, gradient)
         optimizer.step()
         if step in (1, spec.steps):
-            add_state(session, spec, recorder, optimizer, f"after step {step}")
+            add_state(session, recorder, network, optimizer, f"after step {step}")
     return recorder.record(STAGE)
 
 
@@ -60,35 +63,28 @@ def add_settings(recorder: Recorder, optimizer: Any) -> None:
         )
 
 
-def add_state(session: Session, spec: RunSpec, recorder: Recorder, optimizer: Any, when: str) -> None:
+def add_state(session: Session, recorder: Recorder, network: Network, optimizer: Any, when: str) -> None:
     """Record every parameter of the groups and its momentum buffer, in the official shapes."""
-    buffers = optimizer.momentum_buffers()
+    framework, buffers = session.framework, optimizer.momentum_buffers()
+    names = framework.official_names(network)
     for group in optimizer.groups:
         for name, parameter in zip(group.names, group.params, strict=True):
-            value = _official(session.framework.to_array(parameter), name, spec, session)
+            value = to_official(framework.SIDE, names, name, framework.to_array(parameter))
             recorder.add_array(f"{name} {when}", "parameter", value, name, group.name)
             if name in buffers:
-                buffer = _official(session.framework.to_array(buffers[name]), name, spec, session)
+                buffer = to_official(framework.SIDE, names, name, framework.to_array(buffers[name]))
                 recorder.add_array(f"momentum of {name} {when}", "momentum", buffer, name, group.name)
 
 
-def _gradient(name: str, shape: tuple[int, ...], step: int, spec: RunSpec, session: Session) -> Array | None:
+def _gradient(
+    side: Side, names: Names, name: str, shape: tuple[int, ...], step: int, spec: RunSpec
+) -> Array | None:
+    """The seeded gradient of a parameter of that name and shape on this side, None for those without one."""
     key = zlib.crc32(name.encode())
     if name.startswith("loss."):
         return np.zeros(shape, spec.dtype)
     if key % WITHOUT_GRADIENT == 0:
         return None
-    if _transposed(name, spec, session):
-        shape = shape[::-1]
-    drawn = np.random.default_rng([spec.seed, step, key]).standard_normal(shape, np.float32)
-    return _official((0.01 * drawn).astype(spec.dtype), name, spec, session)
-
-
-def _official(array: Array, name: str, spec: RunSpec, session: Session) -> Array:
-    """Between this side's shape and the official one: Paddle's Linear weights are transposed."""
-    return array.T if _transposed(name, spec, session) else array
-
-
-def _transposed(name: str, spec: RunSpec, session: Session) -> bool:
-    tensor = session.pair(spec).architecture.tensors.get(name)
-    return session.framework.SIDE == "paddle" and tensor is not None and tensor.kind == "linear"
+    official = to_official(side, names, name, np.empty(shape, np.bool_)).shape
+    drawn = np.random.default_rng([spec.seed, step, key]).standard_normal(official, np.float32)
+    return to_official(side, names, name, (0.01 * drawn).astype(spec.dtype))

@@ -53,8 +53,8 @@ def _train(session: Session, spec: RunSpec, noise: float, stage: str) -> Record:
             name = f"iteration {step}: learning rate of {group}"
             recorder.add_array(name, "rate", np.array(rate, np.float64), f"iteration {step}", "group")
         if step == 0:
-            add_state(session, spec, recorder, optimizer, "after iteration 0")
-    add_state(session, spec, recorder, optimizer, "at the end")
+            add_state(session, recorder, network, optimizer, "after iteration 0")
+    add_state(session, recorder, network, optimizer, "at the end")
     for name, array in framework.buffers(network).items():
         recorder.add_array(f"{name} at the end", "buffer", array, name.rpartition(".")[0])
     return recorder.record(stage)

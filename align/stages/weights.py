@@ -9,7 +9,7 @@ from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.converters.architecture import paddle_name
+from stdc_parity.converters.architecture import is_transposed
 
 STAGE = "weights"
 
@@ -17,19 +17,14 @@ STAGE = "weights"
 def capture(session: Session, spec: RunSpec) -> Record:
     """Record every parameter and statistic of the loaded network by its official PyTorch name and shape.
 
-    Batch counters are left out (Paddle keeps none). A tensor that the architecture does not know keeps its
-    own name, so that it is missed on the other side.
+    Module types tell what a tensor is, not the converter's tables. Batch counters are left out: Paddle keeps
+    none.
     """
-    framework, architecture = session.framework, session.pair(spec).architecture
-    state = framework.state(session.network(spec))
-    recorder = Recorder(framework)
-    for name, tensor_spec in architecture.tensors.items():
-        own = name if framework.SIDE == "torch" else paddle_name(name, tensor_spec.kind)
-        array = state.pop(own, None)
-        if array is None or tensor_spec.kind == "norm.batches":
-            continue
-        transposed = framework.SIDE == "paddle" and tensor_spec.kind == "linear"
-        recorder.add_array(name, "tensor", array.T if transposed else array, name.rpartition(".")[0])
-    for name, array in state.items():
-        recorder.add_array(name, "tensor", array, name.rpartition(".")[0])
+    framework = session.framework
+    network = session.network(spec)
+    recorder, state = Recorder(framework), framework.state(network)
+    for own, (name, kind) in framework.official_names(network).items():
+        if kind != "norm.batches":
+            array = state[own].T if is_transposed(framework.SIDE, kind) else state[own]
+            recorder.add_array(name, "tensor", array, name.rpartition(".")[0])
     return recorder.record(STAGE)
