@@ -54,7 +54,7 @@ class Rung:
     """One stage of the ladder.
 
     `needs` are the rungs that must hold before it means anything. `arbitrated` rungs ask float64 about what
-    exceeds the user's tolerance; `isolated` ones can name the modules to blame. `rule` gives the tolerance
+    exceeds the user's tolerance; `recipe` ones need the pair's recipe; `isolated` ones can name the modules to blame. `rule` gives the tolerance
     of each tap where the user's does not apply.
     """
 
@@ -62,6 +62,7 @@ class Rung:
     stage: str
     about: str
     needs: tuple[str, ...] = ()
+    recipe: bool = True
     arbitrated: bool = False
     isolated: bool = False
     trains: bool = False
@@ -83,7 +84,13 @@ def _optimizer_rule(tap: Tap) -> Tolerance:
 RUNGS: Mapping[str, Rung] = {
     rung.name: rung
     for rung in (
-        Rung("weights", weights.STAGE, "the loaded networks, tensor by tensor", rule=lambda tap: EXACT),
+        Rung(
+            "weights",
+            weights.STAGE,
+            "the loaded networks, tensor by tensor",
+            recipe=False,
+            rule=lambda tap: EXACT,
+        ),
         Rung(
             "data",
             data.STAGE,
@@ -91,12 +98,21 @@ RUNGS: Mapping[str, Rung] = {
             trains=True,
             rule=lambda tap: EXACT,
         ),
-        Rung("forward", forward.STAGE, "taps in eval mode", ("weights",), arbitrated=True, isolated=True),
+        Rung(
+            "forward",
+            forward.STAGE,
+            "taps in eval mode",
+            ("weights",),
+            recipe=False,
+            arbitrated=True,
+            isolated=True,
+        ),
         Rung(
             "forward-train",
             forward.STAGE,
             "taps in train mode, and the running statistics after the pass",
             ("weights",),
+            recipe=False,
             arbitrated=True,
             isolated=True,
             trains=True,
@@ -109,6 +125,7 @@ RUNGS: Mapping[str, Rung] = {
             backward.STAGE,
             "gradients from the loss back",
             ("weights", "forward-train", "loss"),
+            recipe=False,
             arbitrated=True,
             isolated=True,
             trains=True,

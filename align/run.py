@@ -26,6 +26,7 @@ from stdc_parity.align.result import Failure, RunResult, StageResult
 from stdc_parity.align.sides import SideProcess, default_threads, open_sides
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.converters.architecture import Side
+from stdc_parity.converters.errors import UsageError
 
 Answer = dict[str, Any] | Failure
 TRAIN_SIZE = (256, 512)
@@ -87,7 +88,7 @@ def run_rungs(
     """
     with _climb(spec, judging, threads or default_threads()) as (climb, weights):
         results: list[StageResult] = []
-        for name in names:
+        for name in possible_rungs(names, climb.pair):
             rung = RUNGS[name]
             blocker = next((r.stage for r in results if r.stage in rung.needs and not r), None)
             if blocker is not None:
@@ -96,6 +97,17 @@ def run_rungs(
             explained = any(not result for result in results)
             results.append(climb.rung(rung, rung.spec(spec), progress, explain=not explained))
         return RunResult(spec, weights, climb.pair.stages, results)
+
+
+def possible_rungs(names: Sequence[str], pair: Pair) -> list[str]:
+    """Those of `names` that the pair has what it takes for. Raises UsageError if that is none."""
+    possible = [name for name in names if pair.recipe is not None or not RUNGS[name].recipe]
+    if not possible:
+        without = [name for name, rung in RUNGS.items() if not rung.recipe]
+        raise UsageError(
+            f"{pair.name} has no training recipe, so no {names[0]} stage", f"It has {', '.join(without)}."
+        )
+    return possible
 
 
 @contextmanager
