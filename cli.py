@@ -229,6 +229,7 @@ _spec_options = _with([
     click.option("--steps", type=click.IntRange(1, 1000), default=6, help="Steps of optimizer and train (6)."),
     click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-4, help="Their peak rate (1e-4)."),
     click.option("--scenes", type=click.IntRange(1, 5000), default=4, help="Scenes of metric and data (4)."),
+    click.option("--plant", metavar="ID", multiple=True, help="Put a known port bug into one side (selftest --list)."),
     click.option("--threads", type=click.IntRange(1), help="CPU threads of each side (half the cores)."),
 ])  # fmt: skip
 
@@ -374,6 +375,32 @@ def compare(run: Path, other: Path | None, **options: Any) -> None:
     result = compare_folders(run, other or run, judging)
     report.publish(result, **outputs)
     sys.exit(0 if result else 1)
+
+
+@align.command(context_settings=SETTINGS)
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--list", "listed", is_flag=True, help="Name the port bugs and what they are, and stop.")
+@click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write the score.")
+@fails_clearly
+def selftest(ids: tuple[str, ...], listed: bool, json_path: Path | None) -> None:
+    """Plant every known port bug (or those named), and print how many are found and named at the right place.
+
+    \b
+    Example: stdc-align selftest
+    """
+    from rich.console import Console
+
+    from stdc_parity.align import selftest as corpus
+
+    if listed:
+        click.echo("\n".join(corpus.listing(ids)))
+        return
+    with Console(stderr=True).status("both sides import their frameworks …") as status:
+        score = corpus.run(ids, status.update)
+    if json_path is not None:
+        corpus.write_json(score, json_path)
+    click.echo("\n".join(corpus.describe(score)))
+    sys.exit(0 if score else 1)
 
 
 @align.command(context_settings=SETTINGS)

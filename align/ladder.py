@@ -54,7 +54,8 @@ class Rung:
     """One stage of the ladder.
 
     `needs` are the rungs that must hold before it means anything. `arbitrated` rungs ask float64 about what
-    exceeds the user's tolerance; `recipe` ones need the pair's recipe; `isolated` ones can name the modules to blame. `rule` gives the tolerance
+    exceeds the tolerance; `recipe` ones need the pair's recipe; `isolated` ones can name the modules to
+    blame. `rule` gives the tolerance
     of each tap where the user's does not apply.
     """
 

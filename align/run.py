@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,17 +85,35 @@ def run_rungs(
     and CheckpointError for the options and the weights, MissingFramework if a framework cannot be imported;
     a side that crashes or raises is part of the result.
     """
-    with _climb(spec, judging, threads or default_threads()) as (climb, weights):
+    with open_sides(SIDES, threads or default_threads()) as processes:
+        return climb(processes, names, spec, judging, progress)
+
+
+def climb(
+    processes: Mapping[Side, SideProcess],
+    names: Sequence[str],
+    spec: RunSpec,
+    judging: Judging,
+    progress: Progress = lambda line: None,
+    *,
+    stop_early: bool = False,
+) -> RunResult:
+    """`run_rungs` with processes that are open already; `stop_early` ends it with the first rung that fails."""
+    pair, source = resolve(spec)  # while the sides import
+    with tempfile.TemporaryDirectory() as folder:
+        run = _Climb(processes, Path(folder), pair, judging)
         results: list[StageResult] = []
-        for name in possible_rungs(names, climb.pair):
+        for name in possible_rungs(names, pair):
             rung = RUNGS[name]
             blocker = next((r.stage for r in results if r.stage in rung.needs and not r), None)
             if blocker is not None:
                 results.append(StageResult(name, [], "", blocked_by=blocker))
                 continue
             explained = any(not result for result in results)
-            results.append(climb.rung(rung, rung.spec(spec), progress, explain=not explained))
-        return RunResult(spec, weights, climb.pair.stages, results)
+            results.append(run.rung(rung, rung.spec(spec), progress, explain=not explained))
+            if stop_early and not results[-1]:
+                break
+        return RunResult(spec, describe_weights(spec, source), pair.stages, results)
 
 
 def possible_rungs(names: Sequence[str], pair: Pair) -> list[str]:
@@ -108,13 +125,6 @@ def possible_rungs(names: Sequence[str], pair: Pair) -> list[str]:
             f"{pair.name} has no training recipe, so no {names[0]} stage", f"It has {', '.join(without)}."
         )
     return possible
-
-
-@contextmanager
-def _climb(spec: RunSpec, judging: Judging, threads: int) -> Iterator[tuple[_Climb, str]]:
-    with open_sides(SIDES, threads) as processes, tempfile.TemporaryDirectory() as folder:
-        pair, source = resolve(spec)  # while the sides import
-        yield _Climb(processes, Path(folder), pair, judging), describe_weights(spec, source)
 
 
 @dataclass(frozen=True)

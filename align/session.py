@@ -18,6 +18,9 @@ from stdc_parity.fixtures import scenes
 from stdc_parity.fixtures.images import normalised, seeded_image
 from stdc_parity.fixtures.portbugs import planted
 
+KEPT = 4
+"""Networks and weights that a session remembers."""
+
 
 class Session:
     """A framework, and the networks and weights that were asked for so far."""
@@ -35,6 +38,7 @@ class Session:
         """
         key = (_weights_key(spec), spec.dtype)
         if fresh or key not in self._networks:
+            _make_room(self._networks)
             self._networks[key] = self._built(spec)
         network, tensors = self._networks[key]
         self.framework.load(network, tensors)
@@ -112,6 +116,7 @@ class Session:
     def _loaded(self, spec: RunSpec) -> tuple[Pair, Mapping[str, Array] | None, str]:
         key = _weights_key(spec)
         if key not in self._weights:
+            _make_room(self._weights)
             pair, _ = resolve(spec)
             if pair.architecture is None:
                 self._weights[key] = (pair, None, f"seed {spec.seed}")
@@ -119,6 +124,12 @@ class Session:
                 tensors, official = side_weights(self.framework.SIDE, spec)
                 self._weights[key] = (pair, tensors, hash_arrays(official))
         return self._weights[key]
+
+
+def _make_room(kept: dict[Any, Any]) -> None:
+    """Forget the oldest of what is kept, so that a long session stays small."""
+    while len(kept) >= KEPT:
+        del kept[next(iter(kept))]
 
 
 def _weights_key(spec: RunSpec) -> RunSpec:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from types import ModuleType
 
 from stdc_parity.align.pair import Pair
-from stdc_parity.align.pairs import stdc
+from stdc_parity.align.pairs import stdc, subjects
 from stdc_parity.converters.architecture import Architecture
 from stdc_parity.converters.errors import UsageError
 
-FAMILIES: tuple[ModuleType, ...] = (stdc,)
+FAMILIES: tuple[ModuleType, ...] = (stdc, subjects)
 DEFAULT = "stdc2-seg"
 
 
 def names() -> tuple[str, ...]:
-    """The names of all pairs."""
-    return tuple(name for family in FAMILIES for name in family.NAMES)
+    """The names of all pairs that people align; the subjects of port bugs are not among them."""
+    return tuple(name for family in FAMILIES if family is not subjects for name in family.NAMES)
 
 
 def find_pair(name: str, architecture: Architecture | None = None, base: int = 64) -> Pair:

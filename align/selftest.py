@@ -1,0 +1,151 @@
+"""The checker checked: every port bug of the corpus is planted, and must be found and named where it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stdc_parity.align.compare import SIDES, Judging
+from stdc_parity.align.judge import Tolerance
+from stdc_parity.align.ladder import RUNGS
+from stdc_parity.align.result import Comparison, RunResult, StageResult
+from stdc_parity.align.run import climb
+from stdc_parity.align.sides import SideProcess, default_threads, open_sides
+from stdc_parity.align.spec import RunSpec
+from stdc_parity.converters.architecture import Side
+from stdc_parity.converters.atomic import atomic_write
+from stdc_parity.converters.errors import UsageError
+from stdc_parity.fixtures.portbugs.catalogue import ENTRIES
+from stdc_parity.fixtures.portbugs.entry import Entry
+
+SIZE, BASE = (64, 128), 4
+"""Small networks, so that an entry runs in about a second."""
+
+NEEDED = {"detected": 1.0, "at the stage": 0.95, "at the place": 0.95}
+"""The shares that the corpus must reach for the self-test to pass; false alarms must be none."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one entry: the rung and the place that were named, and whether they are right."""
+
+    id: str
+    harmless: bool
+    found: bool
+    stage: str
+    place: str
+    right_stage: bool
+    right_place: bool
+
+
+@dataclass(frozen=True)
+class Score:
+    """The findings, and whether they are good enough."""
+
+    findings: Sequence[Finding]
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """What share of the real bugs was detected, at the right stage, at the right place."""
+        bugs = [finding for finding in self.findings if not finding.harmless]
+        count = max(1, len(bugs))
+        return {
+            "detected": sum(f.found for f in bugs) / count,
+            "at the stage": sum(f.found and f.right_stage for f in bugs) / count,
+            "at the place": sum(f.found and f.right_place for f in bugs) / count,
+        }
+
+    @property
+    def false_alarms(self) -> list[Finding]:
+        """Harmless entries that were reported."""
+        return [finding for finding in self.findings if finding.harmless and finding.found]
+
+    def __bool__(self) -> bool:
+        """Whether the corpus is found as it must be."""
+        return not self.false_alarms and all(self.shares[name] >= share for name, share in NEEDED.items())
+
+
+def chosen(ids: Sequence[str]) -> list[Entry]:
+    """The entries called `ids`, all without any. Raises UsageError for an unknown one."""
+    unknown = [name for name in ids if name not in ENTRIES]
+    if unknown:
+        raise UsageError(
+            f"there is no port bug {', '.join(unknown)}", "stdc-align selftest --list names them."
+        )
+    return [ENTRIES[name] for name in ids] if ids else list(ENTRIES.values())
+
+
+def listing(ids: Sequence[str]) -> Iterator[str]:
+    """A line for each entry."""
+    for entry in chosen(ids):
+        yield f"{entry.id:<36} {'harmless' if entry.harmless else entry.stage:<14} {entry.what}"
+
+
+def run(ids: Sequence[str], progress: Callable[[str], None] = lambda line: None) -> Score:
+    """Plant each entry by itself and climb the ladder until a rung fails, as `all` does with its defaults."""
+    entries = chosen(ids)
+    findings = []
+    with open_sides(SIDES, default_threads()) as processes:
+        for number, entry in enumerate(entries):
+            progress(f"{number + 1} of {len(entries)}: {entry.id}")
+            findings.append(judge(entry, plant(processes, [entry])))
+    return Score(findings)
+
+
+def plant(processes: Mapping[Side, SideProcess], entries: Sequence[Entry]) -> RunResult:
+    """Climb the ladder with `entries`, which are of one subject, planted together."""
+    spec = RunSpec(entries[0].subject, SIZE, base=BASE, batch=2, plant=tuple(entry.id for entry in entries))
+    return climb(processes, list(RUNGS), spec, Judging(Tolerance(), "always"), stop_early=True)
+
+
+def judge(entry: Entry, result: RunResult) -> Finding:
+    """Hold what a run named against what the entry says."""
+    failed = next((stage for stage in result.stages if not stage), None)
+    place = places(failed)[0] if failed is not None and places(failed) else ""
+    return Finding(
+        id=entry.id,
+        harmless=entry.harmless,
+        found=failed is not None,
+        stage=failed.stage if failed is not None else "",
+        place=place,
+        right_stage=failed is not None and failed.stage == entry.stage,
+        right_place=failed is not None and failed.stage == entry.stage and place == entry.where,
+    )
+
+
+def places(stage: StageResult) -> list[str]:
+    """What a failed rung names, first one first: the modules to blame, or else the taps that differ."""
+    if stage.blamed:
+        return [_path(comparison) or "network" for comparison in stage.blamed]
+    if stage.failures:
+        return [f"{failure.side} failed" for failure in stage.failures]
+    return [comparison.tap for comparison in stage.comparisons if not comparison]
+
+
+def _path(comparison: Comparison) -> str:
+    return next(iter(comparison.paths.values()))
+
+
+def describe(score: Score) -> Iterator[str]:
+    """The score for people: what was missed first, the shares last."""
+    for finding in score.findings:
+        if finding.harmless and finding.found:
+            yield f"FALSE ALARM  {finding.id}: {finding.stage}, {finding.place}"
+        elif not finding.harmless and not finding.found:
+            yield f"MISSED       {finding.id}: expected at {ENTRIES[finding.id].stage}, {ENTRIES[finding.id].where}"
+        elif not finding.harmless and not finding.right_place:
+            entry = ENTRIES[finding.id]
+            yield f"ELSEWHERE    {finding.id}: {finding.stage}, {finding.place}, not {entry.stage}, {entry.where}"
+    bugs = sum(not finding.harmless for finding in score.findings)
+    shares = ", ".join(f"{share:.1%} {name}" for name, share in score.shares.items())
+    alarms = f"{len(score.false_alarms)} false alarms on {len(score.findings) - bugs} harmless entries"
+    yield f"{bugs} port bugs: {shares}; {alarms}"
+
+
+def write_json(score: Score, path: Path) -> None:
+    """Write the findings to `path` in one step."""
+    data = {"shares": dict(score.shares), "findings": [asdict(finding) for finding in score.findings]}
+    with atomic_write(path, force=True) as file:
+        file.write((json.dumps(data, indent=1) + "\n").encode())
