@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all of their set-up themselves: Python 3.10 or newer, make and pip are enough.
+# `make demo` and `make test` do all of their set-up themselves: Python 3.11 or newer, make and pip are enough.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -15,7 +15,7 @@ demo: $(READY)
 test: lint types pytest wheel
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q --disable-pip-version-check -e '.[torch,paddle,dev]'
 	@touch $@
 

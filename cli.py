@@ -227,9 +227,9 @@ _spec_options = _with([
         help="What of a forward pass to compare: outputs, the network's stages, or every module.",
     ),
     click.option("--steps", type=click.IntRange(1, 1000), default=6, help="Steps of optimizer and train (6)."),
-    click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-4, help="Their peak rate (1e-4)."),
+    click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-5, help="Peak rate of train (1e-5)."),
     click.option("--scenes", type=click.IntRange(1, 5000), default=4, help="Scenes of metric and data (4)."),
-    click.option("--plant", metavar="ID", multiple=True, help="Put a known port bug into one side (selftest --list)."),
+    click.option("--plant", metavar="ID", multiple=True, help="Put a port bug into a side (selftest --list)."),
     click.option("--threads", type=click.IntRange(1), help="CPU threads of each side (half the cores)."),
 ])  # fmt: skip
 

@@ -10,7 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stdc_parity.align.compare import REFERENCE, SIDES, Judging, arbiter_is_due, ask_arbiter, judge_stage
+from stdc_parity.align.compare import (
+    REFERENCE,
+    SIDES,
+    Judging,
+    arbiter_is_due,
+    ask_arbiter,
+    describe_rule,
+    judge_stage,
+)
 from stdc_parity.align.judge import compare_records
 from stdc_parity.align.ladder import RUNGS, Rung
 from stdc_parity.align.load import resolve
@@ -85,7 +93,7 @@ def _compare_rung(rung: Rung, folders: Mapping[Side, Path], judging: Judging) ->
     facts = {side: load_record(folder, side, rung.name).facts for side, folder in folders.items()}
     spec = _same_run(rung.name, facts)
     pair = find_pair(spec.pair, base=spec.base)
-    result = StageResult(rung.name, [], "" if rung.rule else judging.tolerance.describe(), facts=facts)
+    result = StageResult(rung.name, [], describe_rule(rung, judging.tolerance), facts=facts)
     result = judge_stage(rung, result, folders, spec.dtype, pair, judging)
     wide = {side: folder / "float64" for side, folder in folders.items()}
     recorded = all(rung.name in stages_of(folder, side) for side, folder in wide.items())

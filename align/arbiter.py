@@ -51,7 +51,8 @@ def arbitrate(
     for comparison, measured in zip(comparisons, figures, strict=True):
         if measured is not None:
             envelope = [max(pair) for pair in zip(envelope, measured.noise.values(), strict=True)]
-        judged.append(_judge(comparison, measured, min(envelope)) if measured is not None else comparison)
+        noise = max(envelope) if comparison.kind == "gradient" else min(envelope)
+        judged.append(_judge(comparison, measured, noise) if measured is not None else comparison)
     return judged
 
 
@@ -74,8 +75,11 @@ def _measure(
 
 
 def _judge(comparison: Comparison, figures: Arbitration, noise: float) -> Comparison:
-    """`noise` is the smaller of the two sides' own rounding, each its largest so far: what one side rounds
-    across a threshold (a ReLU, a kept pixel) the other may not, until later."""
+    """Judge one tap by its float64 figures and `noise`, a side's largest rounding so far.
+
+    That is the smaller of the two sides', so that one with reduced precision is not excused by itself. Of
+    gradients it is the larger: they jump where one side alone rounds across a threshold (a ReLU, a kept pixel).
+    """
     if not figures.gap64 <= figures.agreed and not _vanishes(comparison, figures):
         return replace(comparison, verdict=Verdict.DIVERGED, arbiter=figures)
     if comparison:

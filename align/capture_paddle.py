@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -32,8 +33,8 @@ def facts() -> dict[str, str | int | bool]:
     return {
         "paddle": paddle.__version__,
         "threads": _threads,
-        "deterministic": True,
-        "tf32": False,
+        "deterministic": _flag("FLAGS_cudnn_deterministic", on_cpu=True),
+        "tf32": paddle.is_compiled_with_cuda() and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0",
         "mkldnn": bool(paddle.get_flags("FLAGS_use_mkldnn")["FLAGS_use_mkldnn"]),
     }
 
@@ -163,6 +164,11 @@ def vjp(
     """Return the gradients of `inputs` for given gradients of `outputs`; None where nothing depends on one."""
     found = paddle.grad(outputs, inputs, gradients, allow_unused=True)
     return [None if each is None else to_array(each) for each in found]
+
+
+def _flag(name: str, *, on_cpu: bool) -> bool:
+    """A flag that only builds for GPUs know."""
+    return bool(paddle.get_flags(name)[name]) if paddle.is_compiled_with_cuda() else on_cpu
 
 
 def _numpy_dtype(tensor: paddle.Tensor) -> str:

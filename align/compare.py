@@ -45,6 +45,15 @@ def load_pair(folders: Folders, name: str) -> tuple[Record, Record]:
     return first, second
 
 
+def describe_rule(rung: Rung, tolerance: Tolerance) -> str:
+    """What a rung's taps are judged by, in words."""
+    special = {
+        "metric": "given logits exactly, predictions up to near ties",
+        "train": "within the control's envelope",
+    }
+    return special.get(rung.name) or ("its own tolerances" if rung.rule else tolerance.describe())
+
+
 def judge_stage(
     rung: Rung, result: StageResult, folders: Folders, dtype: str, pair: Pair, judging: Judging
 ) -> StageResult:

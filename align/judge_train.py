@@ -17,6 +17,14 @@ from stdc_parity.align.judge import Tolerance, compare_records
 from stdc_parity.align.record import Record
 from stdc_parity.align.result import Arbitration, Comparison, Verdict
 
+AFTER_FIRST, AT_THE_END = -1, -2
+"""Groups of the state after the first iteration, and after the last."""
+
+MAX_GROWTH = 1e3
+
+HORIZON = 1e-3
+"""Where a gap of this fraction of the loss is allowed, the training has become chaotic and proves little."""
+
 MULTIPLE = 20.0
 """How many times the control's envelope a gap may be; clean runs reach 6 (benchmarks/clean_runs.py)."""
 
@@ -45,7 +53,7 @@ def judge_train(reference: Record, other: Record, control: Record) -> tuple[list
 def _group(tap: str, kind: str) -> tuple[str, int]:
     """What shares an envelope: losses up to an iteration, parameters or momentum buffers at one time."""
     found = re.match(r"iteration (\d+): ", tap)
-    return kind, int(found[1]) if found else -1 if "after iteration 0" in tap else -2
+    return kind, int(found[1]) if found else AFTER_FIRST if "after iteration 0" in tap else AT_THE_END
 
 
 def _envelopes(reference: Record, control: Record) -> Mapping[tuple[str, int], float]:
@@ -58,7 +66,23 @@ def _envelopes(reference: Record, control: Record) -> Mapping[tuple[str, int], f
     for kind, iteration in sorted(gaps):
         if iteration > 0:
             gaps[kind, iteration] = max(gaps[kind, iteration], gaps.get((kind, iteration - 1), 0.0))
-    return gaps
+    return _one_step_ahead(gaps)
+
+
+def _one_step_ahead(gaps: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
+    """The envelopes of the next iteration for each: another framework may part one step before the control.
+
+    The last iteration, and the state after it, are taken to grow as the losses did in their last step.
+    """
+    losses = [gaps[key] for key in sorted(gaps) if key[0] == "loss"]
+    growth = min(max(losses[-1] / losses[-2], 1.0), MAX_GROWTH) if len(losses) > 1 and losses[-2] else 1.0
+    ahead = dict(gaps)
+    for kind, iteration in gaps:
+        if iteration >= 0:
+            ahead[kind, iteration] = gaps.get((kind, iteration + 1), gaps[kind, iteration] * growth)
+        elif iteration == AT_THE_END:
+            ahead[kind, iteration] = gaps[kind, iteration] * growth
+    return ahead
 
 
 def _relative(a: Array, b: Array) -> float:
@@ -75,6 +99,12 @@ def _remarks(comparisons: list[Comparison], reference: Record, control: Record) 
             apart = comparison.why or f"apart {comparison.relative:.1e}"
             values = " and ".join(f"{value:.6f}" for value in comparison.values.values())
             lines.append(f"{step}: loss {values}, {apart}, control {strays:.1e}")
+    limits = {c.tap: c.arbiter.agreed for c in comparisons if c.arbiter and c.tap.endswith(": total")}
+    chaotic = next((tap for tap, limit in limits.items() if limit > HORIZON), None)
+    if chaotic is not None:
+        lines.append(
+            f"From {chaotic.removesuffix(': total')} on the control itself strays too far to prove anything."
+        )
     first = next((c for c in comparisons if not c), None)
     if first is not None:
         lines.append(f"The two sides part at {first.tap}; the control does not explain it.")

@@ -70,11 +70,15 @@ class Rung:
     rule: Callable[[Tap], Tolerance] | None = None
 
     def spec(self, spec: RunSpec) -> RunSpec:
-        """The run's options as this rung takes them: its mode, and at least two images where it trains."""
-        if self.name == train.STAGE:
-            spec = replace(spec, dtype="float64")
+        """The run's options as this rung takes them: its mode, and at least two images where it trains.
+
+        A short training takes float64, in which a missing weight decay is larger than rounding, and four images,
+        with which it stays predictable for some steps.
+        """
         if not self.trains:
             return replace(spec, mode="eval")
+        if self.name == train.STAGE:
+            return replace(spec, mode="train", dtype="float64", batch=max(4, spec.batch))
         return replace(spec, mode="train", batch=max(2, spec.batch))
 
 

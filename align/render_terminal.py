@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from stdc_parity.align.ladder import RUNGS
 from stdc_parity.align.result import Comparison, RunResult, StageResult, Verdict, badness
-from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import shown
 
 COLOURS = {
@@ -207,13 +207,20 @@ def _round_up(value: float) -> str:
 
 
 def next_command(stage: StageResult, result: RunResult) -> str:
-    """The command that shows more of the same run."""
-    spec, sides = result.spec, list[Side](("torch", "paddle"))
-    words = [
-        f"stdc-align {stage.stage} --pair {spec.pair} --size {spec.size[0]}x{spec.size[1]} --mode {spec.mode}"
+    """The command that shows more of the same run, for programs and people to paste."""
+    spec = result.spec
+    if stage.stage not in RUNGS:
+        return "stdc-align compare --tol T A.npy B.npy"
+    shown = RUNGS[stage.stage].spec(spec)
+    words = [f"stdc-align {'forward --mode train' if stage.stage == 'forward-train' else stage.stage}"]
+    words += [
+        f"--pair {spec.pair} --size {spec.size[0]}x{spec.size[1]} --batch {shown.batch} --seed {spec.seed}"
     ]
     words += [f"--weights {spec.weights}"] if spec.weights else []
-    words += [f"--batch {spec.batch} --seed {spec.seed}"]
-    more = "--taps modules -v" if spec.dtype == "float64" else "--dtype float64 --taps modules -v"
-    why = "" if spec.dtype == "float64" else f"   # does it remain in float64 on {' and '.join(sides)}?"
-    return f"{' '.join(words)} {more}{why}"
+    words += [f"--key {spec.key}"] if spec.key else []
+    words += [f"--base {spec.base}"] if spec.base != 64 and not spec.weights else []
+    words += [f"--plant {name}" for name in spec.plant]
+    words += ["--taps modules"] if "forward" in stage.stage else []
+    if RUNGS[stage.stage].arbitrated and spec.dtype == "float32":
+        words += ["--dtype float64"]
+    return f"{' '.join(words)} -v"

@@ -15,6 +15,7 @@ from stdc_parity.align.compare import (
     Judging,
     arbiter_is_due,
     ask_arbiter,
+    describe_rule,
     judge_isolated,
     judge_stage,
 )
@@ -58,14 +59,13 @@ def choose_spec(
 def choose_rungs(stage: str, options: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
     """The rungs that a command climbs, and its options with what depends on the stage filled in.
 
-    A forward run in train mode is a rung of its own. A training is judged in float64, where a missing weight
-    decay is larger than rounding.
+    A forward run in train mode is a rung of its own.
     """
     rungs = {"all": list(RUNGS), "forward": ["forward" if options["mode"] == "eval" else "forward-train"]}
     trains = stage not in ("all", "weights", "forward", "metric")
     filled = {
         **options,
-        "dtype": options["dtype"] or ("float64" if stage == "train" else "float32"),
+        "dtype": options["dtype"] or "float32",
         "mode": "train" if trains else options["mode"],
         "size": options["size"] or (None if stage in ("weights", "forward") else TRAIN_SIZE),
     }
@@ -113,7 +113,8 @@ def climb(
             results.append(run.rung(rung, rung.spec(spec), progress, explain=not explained))
             if stop_early and not results[-1]:
                 break
-        return RunResult(spec, describe_weights(spec, source), pair.stages, results)
+        shown = RUNGS[names[0]].spec(spec) if len(names) == 1 else spec
+        return RunResult(shown, describe_weights(spec, source), pair.stages, results)
 
 
 def possible_rungs(names: Sequence[str], pair: Pair) -> list[str]:
@@ -164,7 +165,7 @@ class _Climb:
         return StageResult(
             stage=rung.name,
             comparisons=[],
-            tolerance="" if rung.rule else self.judging.tolerance.describe(),
+            tolerance=describe_rule(rung, self.judging.tolerance),
             seconds={side: answer["seconds"] for side, answer in done.items()},
             failures=[answer for answer in answers.values() if isinstance(answer, Failure)],
             facts={side: answer["facts"] for side, answer in done.items()},

@@ -91,7 +91,7 @@ def missing_framework(side: Side, detail: str = "") -> errors.MissingFramework:
     """The error for a framework that is not there, with the way to get it."""
     return errors.MissingFramework(
         f"the {side} side needs {PACKAGES[side]}, which cannot be imported here{f' ({detail})' if detail else ''}",
-        note=f"pip install 'stdc-parity[{side}]' (README: how to get a CPU or a GPU build).",
+        note=f"pip install {PACKAGES[side]} (README: how to get a CPU or a GPU build).",
     )
 
 

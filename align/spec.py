@@ -30,7 +30,7 @@ class RunSpec:
     dtype: Dtype = "float32"
     taps: TapLevel = "stages"
     steps: int = 6
-    lr: float = 1e-4
+    lr: float = 1e-5
     scenes: int = 4
     plant: tuple[str, ...] = ()
 

@@ -17,14 +17,17 @@ from stdc_parity.align.stages.loss import build_loss
 from stdc_parity.converters.architecture import Side
 
 STAGE = "optimizer"
+LR = 1e-2
+"""Upstream's learning rate (train.py)."""
+
 WITHOUT_GRADIENT = 7
 """Of every so many parameters one gets no gradient, as those that a forward pass does not use."""
 
 
-def build_optimizer(session: Session, spec: RunSpec, network: Network, loss: Any) -> Any:
+def build_optimizer(session: Session, spec: RunSpec, network: Network, loss: Any, lr: float) -> Any:
     """This side's optimizer with upstream's settings; a short warm-up, so that the rate moves with every step."""
     return session.part(spec, "optim").build_optimizer(
-        network, loss, lr0=spec.lr, warmup_start_lr=spec.lr / 10, warmup_steps=2, max_iter=4 * spec.steps
+        network, loss, lr0=lr, warmup_start_lr=lr / 10, warmup_steps=2, max_iter=4 * spec.steps
     )
 
 
@@ -36,7 +39,7 @@ def capture(session: Session, spec: RunSpec) -> Record:
     """
     framework = session.framework
     network, loss = session.network(spec, fresh=True), build_loss(session, spec)
-    optimizer = build_optimizer(session, spec, network, loss)
+    optimizer = build_optimizer(session, spec, network, loss, LR)
     names, recorder = framework.official_names(network), Recorder(framework)
     add_settings(recorder, optimizer)
     for step in range(1, spec.steps + 1):
