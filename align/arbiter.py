@@ -49,11 +49,25 @@ def arbitrate(
     envelope = [0.0, 0.0]
     judged = []
     for comparison, measured in zip(comparisons, figures, strict=True):
-        if measured is not None:
-            envelope = [max(pair) for pair in zip(envelope, measured.noise.values(), strict=True)]
-        noise = max(envelope) if comparison.kind == "gradient" else min(envelope)
-        judged.append(_judge(comparison, measured, noise) if measured is not None else comparison)
+        if measured is None:
+            judged.append(comparison)
+            continue
+        so_far = [max(pair) for pair in zip(envelope, measured.noise.values(), strict=True)]
+        if _is_rounding(comparison, measured):
+            envelope = so_far
+        noise = max(so_far) if comparison.kind == "gradient" else min(so_far)
+        judged.append(_judge(comparison, measured, noise))
     return judged
+
+
+def _is_rounding(comparison: Comparison, figures: Arbitration) -> bool:
+    """Whether a tap's distance from its float64 result says how much the taps after it may round.
+
+    Not that of a zero, which is millions of times its size, of an overflow, or of a target, where a pixel on
+    the edge of a threshold falls to one side in float32 and to the other in float64.
+    """
+    finite = all(np.isfinite(noise) for noise in figures.noise.values())
+    return finite and comparison.kind != "target" and not _vanishes(comparison, figures)
 
 
 def _measure(
@@ -68,7 +82,7 @@ def _measure(
     wide = [record.arrays.get(tap) for record in double]
     if wide[0] is None or wide[1] is None or wide[0].shape != a.shape or wide[1].shape != b.shape:
         return None
-    scale = (float(np.abs(wide[0]).max()) if a.size else 0.0) or 1.0
+    scale = float(np.abs(wide[0][np.isfinite(wide[0])]).max(initial=0)) or 1.0
     noise = (_distance(a, wide[0]) / scale, _distance(b, wide[1]) / scale)
     gap64 = _distance(wide[0], wide[1]) / scale
     return Arbitration(gap64, allowed(tap, AGREED, floors), dict(zip(comparison.paths, noise, strict=True)))
@@ -92,10 +106,16 @@ def _vanishes(comparison: Comparison, figures: Arbitration) -> bool:
     """Whether the tap is zero in exact arithmetic (a bias before a batch norm): nothing but rounding.
 
     Its size then shrinks with the precision: what is 1e-8 in float32 is 1e-17 in float64, so that each side's
-    distance from its float64 result is millions of times that result's scale.
+    distance from its float64 result is millions of times that result's scale, and of the float64 sides' distance.
     """
-    return comparison.kind == "gradient" and all(noise > VANISHED for noise in figures.noise.values())
+    least = VANISHED * max(1.0, figures.gap64)
+    return comparison.kind == "gradient" and all(noise > least for noise in figures.noise.values())
 
 
 def _distance(a: Array, b: Array) -> float:
-    return float(np.abs(a - b).max()) if a.size else 0.0
+    """max|a - b|; what is not finite must be the same on both sides."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        gaps = np.abs(np.subtract(a, b, dtype=np.float64))
+    if not np.isfinite(gaps).all():
+        gaps = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.where(np.isnan(gaps), np.inf, gaps))
+    return float(gaps.max(initial=0))

@@ -77,9 +77,14 @@ class Rung:
         """
         if not self.trains:
             return replace(spec, mode="eval")
-        if self.name == train.STAGE:
-            return replace(spec, mode="train", dtype="float64", batch=max(4, spec.batch))
-        return replace(spec, mode="train", batch=max(2, spec.batch))
+        batch = spec.batch if spec.exact_batch else max(self.batch, spec.batch)
+        dtype = "float64" if self.name == train.STAGE else spec.dtype
+        return replace(spec, mode="train", dtype=dtype, batch=batch)
+
+    @property
+    def batch(self) -> int:
+        """How many images it takes if nobody says."""
+        return 4 if self.name == train.STAGE else 2 if self.trains else 1
 
 
 def _optimizer_rule(tap: Tap) -> Tolerance:

@@ -32,5 +32,5 @@ def _path(comparison: Comparison) -> str:
 def _inside(path: str, outer: str) -> bool:
     """Whether `path` is a module within `outer`; "" and "network" are the whole network, "loss" is outside it."""
     if outer in ("", "network"):
-        return path not in ("", "network") and not path.startswith("loss")
+        return path not in ("", "network", "loss") and not path.startswith("loss.")
     return path.startswith(f"{outer}.")

@@ -62,7 +62,7 @@ def _pickled(path: Path, data: memoryview, start: int) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{shown(str(path))} holds {type(found).__name__}, not a dict of arrays")
     arrays = {}
     for name, value in found.items():
-        if isinstance(value, bool | int | float):
+        if isinstance(value, bool | int | float | np.generic):
             value = np.asarray(value)
         if not isinstance(value, np.ndarray):
             raise CheckpointError(f"{shown(str(path))}: {shown(name)} is not an array")

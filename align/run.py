@@ -27,6 +27,7 @@ from stdc_parity.align.sides import SideProcess, default_threads, open_sides
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import UsageError
+from stdc_parity.fixtures.scenes import SMALLEST
 
 Answer = dict[str, Any] | Failure
 TRAIN_SIZE = (256, 512)
@@ -40,7 +41,6 @@ def choose_spec(
 ) -> RunSpec:
     """A run's options with the open ones filled in: the pair that fits the weights, its size, its batch.
 
-    In train mode the default batch is 2: with one image the norms after a global pooling have one value.
     Raises UsageError for an unknown pair and CheckpointError for weights that cannot be read.
     """
     if pair is None and weights is not None:
@@ -50,7 +50,8 @@ def choose_spec(
     return RunSpec(
         pair=name,
         size=size or pairs.find_pair(name).size,
-        batch=batch or (2 if options.get("mode") == "train" else 1),
+        batch=batch or 1,
+        exact_batch=batch is not None,
         weights=weights,
         **options,
     )
@@ -59,7 +60,8 @@ def choose_spec(
 def choose_rungs(stage: str, options: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
     """The rungs that a command climbs, and its options with what depends on the stage filled in.
 
-    A forward run in train mode is a rung of its own.
+    A forward run in train mode is a rung of its own. With one image the norms after a global pooling have
+    one value, so rungs that train take more.
     """
     rungs = {"all": list(RUNGS), "forward": ["forward" if options["mode"] == "eval" else "forward-train"]}
     trains = stage not in ("all", "weights", "forward", "metric")
@@ -103,7 +105,7 @@ def climb(
     with tempfile.TemporaryDirectory() as folder:
         run = _Climb(processes, Path(folder), pair, judging)
         results: list[StageResult] = []
-        for name in possible_rungs(names, pair):
+        for name in possible_rungs(names, pair, spec.size):
             rung = RUNGS[name]
             blocker = next((r.stage for r in results if r.stage in rung.needs and not r), None)
             if blocker is not None:
@@ -117,8 +119,14 @@ def climb(
         return RunResult(shown, describe_weights(spec, source), pair.stages, results)
 
 
-def possible_rungs(names: Sequence[str], pair: Pair) -> list[str]:
-    """Those of `names` that the pair has what it takes for. Raises UsageError if that is none."""
+def possible_rungs(names: Sequence[str], pair: Pair, size: tuple[int, int]) -> list[str]:
+    """Those of `names` that the pair has what it takes for.
+
+    Raises UsageError if that is none, and for a size that scenes cannot be drawn at.
+    """
+    draws = pair.recipe is not None and any(RUNGS[name].recipe or name == "backward" for name in names)
+    if draws and (size[0] < SMALLEST[0] or size[1] < SMALLEST[1]):
+        raise UsageError(f"--size {size[0]}x{size[1]}: the smallest scene is {SMALLEST[0]}x{SMALLEST[1]}")
     possible = [name for name in names if pair.recipe is not None or not RUNGS[name].recipe]
     if not possible:
         without = [name for name, rung in RUNGS.items() if not rung.recipe]

@@ -14,7 +14,8 @@ TapLevel = Literal["outputs", "stages", "modules"]
 @dataclass(frozen=True)
 class RunSpec:
     """The options of a run. `size` is (height, width) in pixels; `weights` the path of a checkpoint of
-    either framework, None for seeded weights; `key` the path of keys to its state dict. `steps` and `lr`
+    either framework, None for seeded weights; `key` the path of keys to its state dict. `exact_batch` says
+    that stages which train take no more than `batch`. `steps` and `lr`
     (the peak of its schedule) are those of a short training, `scenes` how many images a metric sees. `plant`
     names port bugs to put into a side, to see what they look like.
     """
@@ -25,6 +26,7 @@ class RunSpec:
     key: str | None = None
     base: int = 64
     batch: int = 1
+    exact_batch: bool = False
     seed: int = 0
     mode: Mode = "eval"
     dtype: Dtype = "float32"

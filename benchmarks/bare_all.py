@@ -14,7 +14,7 @@ from typing import Any
 import paddle
 import torch
 
-HEIGHT, WIDTH, BATCH, STEPS, SCENES = 256, 512, 2, 6, 4
+HEIGHT, WIDTH, BATCH, TRAIN_BATCH, STEPS, SCENES = 256, 512, 2, 4, 6, 4
 
 
 def climb(side: str, framework: Any) -> None:
@@ -34,12 +34,10 @@ def climb(side: str, framework: Any) -> None:
         loss.to(dtype=getattr(framework, dtype))
         return loss
 
-    def labels() -> Any:
-        return framework.randint(0, 19, [BATCH, HEIGHT, WIDTH])
-
-    def step(net: Any, loss: Any, dtype: str) -> None:
+    def step(net: Any, loss: Any, dtype: str, batch: int) -> None:
         net.train()
-        loss(net(tensor([BATCH, 3, HEIGHT, WIDTH], dtype)), labels())[0].backward()
+        labels = framework.randint(0, 19, [batch, HEIGHT, WIDTH])
+        loss(net(tensor([batch, 3, HEIGHT, WIDTH], dtype)), labels)[0].backward()
 
     for dtype in ("float32", "float64"):
         net = network(dtype)
@@ -48,7 +46,7 @@ def climb(side: str, framework: Any) -> None:
             net(tensor([1, 3, HEIGHT, WIDTH], dtype))
             net.train()
             net(tensor([BATCH, 3, HEIGHT, WIDTH], dtype))
-        step(network(dtype), losses(dtype), dtype)
+        step(network(dtype), losses(dtype), dtype, BATCH)
     net, loss = network("float32"), losses("float32")
     optimizer = part("optim").build_optimizer(net, loss)
     for _ in range(STEPS):
@@ -62,7 +60,7 @@ def climb(side: str, framework: Any) -> None:
         net, loss = network("float64"), losses("float64")
         optimizer = part("optim").build_optimizer(net, loss)
         for _ in range(STEPS):
-            step(net, loss, "float64")
+            step(net, loss, "float64", TRAIN_BATCH)
             optimizer.step()
             optimizer.zero_grad()
 

@@ -72,18 +72,29 @@ def capture(session: Session, spec: RunSpec) -> Record:
     with framework.no_grad():
         for name, parameter in framework.parameters(loss).items():
             recorder.add(name, "parameter", "loss", type(loss).__name__, parameter)
-        recorder.add(
-            "detail targets", "target", "loss.detail", type(loss.detail).__name__, loss.detail.targets(target)
-        )
-        recorder.add(
-            "detail pyramid", "target", "loss.detail", type(loss.detail).__name__, loss.detail.pyramid(target)
-        )
+        for name in ("pyramid", "targets"):
+            built = getattr(loss.detail, name)(target)
+            recorder.add(f"detail {name}", "target", f"loss.detail.{name}", type(loss.detail).__name__, built)
         total, terms = loss(outputs, target)
         for name, term in terms.items():
             recorder.add(name, "loss", f"loss.{name}", type(loss).__name__, term)
         recorder.add("total", "loss", "loss", type(loss).__name__, total)
         _other_losses(recorder, losses, outputs[0], target, session.recipe(spec).num_classes)
+        for name, logits, few in _edge_cases(seeded_outputs(session, spec)[0], labels):
+            term = loss.ohem(framework.to_tensor(logits), framework.to_tensor(few))
+            recorder.add(name, "loss", "loss.ohem", type(loss.ohem).__name__, term)
     return recorder.record(STAGE)
+
+
+def _edge_cases(logits: Array, labels: Array) -> list[tuple[str, Array, Array]]:
+    """Where hard example mining keeps its least number: nearly all pixels easy, and nearly all ignored."""
+    every = np.arange(labels.size).reshape(labels.shape)
+    truth = (labels[:, np.newaxis] == np.arange(logits.shape[1])[:, np.newaxis, np.newaxis]) & (
+        every % 40 > 0
+    )[:, np.newaxis]
+    few = np.where(every % 40 > 0, 255, labels)
+    easy = (logits + 20 * truth).astype(logits.dtype)
+    return [("ohem of easy pixels", easy, labels), ("ohem of few labels", logits, few)]
 
 
 def _other_losses(recorder: Recorder, losses: Any, logits: Tensor, labels: Tensor, classes: int) -> None:

@@ -19,6 +19,7 @@ SCALES = (0.5, 0.75)
 """The scales of upstream's published figures: "Seg50" and "Seg75"."""
 
 MULTI_SCALES = (0.75, 1.0)
+MILLION = (1024, 1024)
 
 
 def capture(session: Session, spec: RunSpec) -> Record:
@@ -37,28 +38,68 @@ def capture(session: Session, spec: RunSpec) -> Record:
         image, label = session.scenes(single, number)
         for scale in SCALES:
             logits = _single_scale(session, metrics, network, image, spec.size, scale)
-            prediction = _add_prediction(recorder, f"scene {number} scale {scale}", logits, label)
+            where = "metrics.single_scale_logits"
+            prediction = _add_prediction(recorder, f"scene {number} scale {scale}", where, logits, label)
             totals[f"scale {scale}"] += metrics.confusion_matrix(prediction, label, classes)
     image, label = session.scenes(single, 0)
     scores = _multi_scale(session, metrics, network, image, classes)
-    totals["several scales, flipped"] = metrics.confusion_matrix(
-        _add_prediction(recorder, "scene 0 several scales, flipped", scores, label), label, classes
-    )
+    where = "metrics.multi_scale_scores"
+    prediction = _add_prediction(recorder, "scene 0 several scales, flipped", where, scores, label)
+    totals["several scales, flipped"] = metrics.confusion_matrix(prediction, label, classes)
     for name, hist in totals.items():
         _add_figures(recorder, metrics, f"network, {name}", hist)
+    _evaluated(session, spec, recorder, metrics, classes)
     return recorder.record(STAGE)
 
 
 def _given_logits(session: Session, spec: RunSpec, recorder: Recorder, metrics: Any, classes: int) -> None:
-    """The metrics of seeded logits, which both sides share: these must be the same integers."""
+    """The metrics of seeded logits, which both sides share: these must be the same integers.
+
+    The last class is absent from labels and predictions, the one before it from the labels alone.
+    """
     _, labels = session.scenes(spec)
-    labels = np.where(labels == classes - 1, 255, labels)  # one class is absent from the labels
+    labels = np.where((labels >= classes - 2) & (labels < classes), 255, labels)
     logits = session.framework.to_tensor(seeded_outputs(session, spec)[0])
-    prediction = session.framework.to_array(logits).argmax(axis=1)
+    prediction = session.framework.to_array(logits)[:, : classes - 1].argmax(axis=1)
     hist = metrics.confusion_matrix(
         session.framework.to_tensor(prediction), session.framework.to_tensor(labels), classes
     )
+    recorder.add_array(
+        "given logits: classes", "input", prediction.astype(np.uint8), "metrics.confusion_matrix"
+    )
+    recorder.add_array("given logits: labels", "input", labels.astype(np.uint8), "metrics.confusion_matrix")
     _add_figures(recorder, metrics, "given logits", hist)
+    _many_pixels(session, spec, recorder, metrics, classes)
+
+
+def _many_pixels(session: Session, spec: RunSpec, recorder: Recorder, metrics: Any, classes: int) -> None:
+    """The counts of a million pixels, where one must not be lost, and the scores of counts past float32's integers."""
+    random = np.random.default_rng([spec.seed, 4])
+    prediction = random.integers(0, classes, (1, *MILLION))
+    labels = np.where(random.random((1, *MILLION)) < 0.1, 255, random.integers(0, classes, (1, *MILLION)))
+    to_tensor = session.framework.to_tensor
+    counts = np.asarray(metrics.confusion_matrix(to_tensor(prediction), to_tensor(labels), classes))
+    recorder.add_array("a million pixels: confusion matrix", "count", counts, "metrics.confusion_matrix")
+    many = random.integers(0, 2**33, (classes, classes)) + (2**36) * np.eye(classes, dtype=np.int64)
+    for name in ("per_class_iou", "mean_iou", "pixel_accuracy"):
+        score = np.array(getattr(metrics, name)(many))
+        recorder.add_array(f"billions of pixels: {name}", "score", score, f"metrics.{name}")
+
+
+def _evaluated(session: Session, spec: RunSpec, recorder: Recorder, metrics: Any, classes: int) -> None:
+    """The confusion matrices of the two evaluation loops, which get the network in train mode."""
+    pairs = replace(spec, batch=2)
+    to_tensor = session.framework.to_tensor
+    drawn = [session.scenes(pairs, number) for number in range(0, spec.scenes, 2)]
+    loader = [(to_tensor(images), to_tensor(labels[:, np.newaxis])) for images, labels in drawn]
+    crop = max(64, 2 * min(spec.size) // 3)
+    for name, given, options in (
+        ("evaluate_single_scale", loader, {"scale": SCALES[0]}),
+        ("evaluate_multi_scale", loader[:1], {"scales": MULTI_SCALES, "crop": crop}),
+    ):
+        network = session.network(replace(spec, mode="train"))
+        counts = np.asarray(getattr(metrics, name)(network, given, classes, **options))
+        recorder.add_array(f"network, {name}", "count", counts, f"metrics.{name}")
 
 
 def _add_figures(recorder: Recorder, metrics: Any, name: str, hist: Array) -> None:
@@ -85,13 +126,13 @@ def _multi_scale(session: Session, metrics: Any, network: Any, image: Array, cla
     return session.framework.to_array(scores)
 
 
-def _add_prediction(recorder: Recorder, name: str, logits: Array, label: Array) -> Array:
+def _add_prediction(recorder: Recorder, name: str, where: str, logits: Array, label: Array) -> Array:
     """Record the winning class of every pixel, its lead as a fraction of scale, and the label."""
     best = logits.argmax(axis=1)  # (1, h, w)
     top = np.partition(logits, -2, axis=1)[:, -2:]
     lead = ((top[:, 1] - top[:, 0]) / np.abs(logits).max()).astype(np.float32)
-    recorder.add_array(f"{name} prediction", "prediction", best.astype(np.uint8), "network")
-    recorder.add_array(f"{name} margin", "margin", lead, "network")
-    recorder.add_array(f"{name} label", "input", label.astype(np.uint8), "network")
+    recorder.add_array(f"{name} prediction", "prediction", best.astype(np.uint8), where)
+    recorder.add_array(f"{name} margin", "margin", lead, where)
+    recorder.add_array(f"{name} label", "input", label.astype(np.uint8), where)
     prediction: Array = best
     return prediction

@@ -21,7 +21,8 @@ LR = 1e-2
 """Upstream's learning rate (train.py)."""
 
 WITHOUT_GRADIENT = 7
-"""Of every so many parameters one gets no gradient, as those that a forward pass does not use."""
+"""Of every so many parameters one gets no gradient, as those that a forward pass does not use; each of the
+others gets none in one of as many steps, where a gradient that is zero instead of absent shows."""
 
 
 def build_optimizer(session: Session, spec: RunSpec, network: Network, loss: Any, lr: float) -> Any:
@@ -51,6 +52,11 @@ def capture(session: Session, spec: RunSpec) -> Record:
                 if gradient is not None:
                     framework.give_gradient(parameter, gradient)
         optimizer.step()
+        for name, rate in optimizer.learning_rates().items():
+            taken = np.array(rate, np.float64)
+            recorder.add_array(
+                f"learning rate of {name} in step {step}", "setting", taken, f"learning rate of {name}"
+            )
         if step in (1, spec.steps):
             add_state(session, recorder, network, optimizer, f"after step {step}")
     return recorder.record(STAGE)
@@ -83,11 +89,17 @@ def _gradient(
     side: Side, names: Names, name: str, shape: tuple[int, ...], step: int, spec: RunSpec
 ) -> Array | None:
     """The seeded gradient of a parameter of that name and shape on this side, None for those without one."""
-    key = zlib.crc32(name.encode())
     if name.startswith("loss."):
         return np.zeros(shape, spec.dtype)
-    if key % WITHOUT_GRADIENT == 0:
+    if not has_gradient(name, step):
         return None
+    key = zlib.crc32(name.encode())
     official = to_official(side, names, name, np.empty(shape, np.bool_)).shape
     drawn = np.random.default_rng([spec.seed, step, key]).standard_normal(official, np.float32)
     return to_official(side, names, name, (0.01 * drawn).astype(spec.dtype))
+
+
+def has_gradient(name: str, step: int) -> bool:
+    """Whether a parameter of that name gets a gradient in that step; all that ever get one do in the first."""
+    key = zlib.crc32(name.encode())
+    return key % WITHOUT_GRADIENT != 0 and (step == 1 or (key + step) % WITHOUT_GRADIENT != 0)
