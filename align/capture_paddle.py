@@ -10,12 +10,21 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import nn
+from paddle.nn.layer.rnn import RNNBase
 
 from stdc_parity.align.framework import Array, CallSeen, kind_of
 from stdc_parity.converters.architecture import Kind, Side
 
 SIDE: Side = "paddle"
 STATISTICS = {"_mean": "running_mean", "_variance": "running_var"}
+WEIGHTS = {
+    "PReLU": "_weight",
+    "InstanceNorm1D": "scale",
+    "InstanceNorm2D": "scale",
+    "InstanceNorm3D": "scale",
+}
+"""What layers call the tensor that PyTorch calls "weight"."""
+DROPOUTS = (nn.Dropout, nn.Dropout2D, nn.Dropout3D)
 _threads = 0
 
 
@@ -56,17 +65,30 @@ def is_tensor(value: object) -> bool:
 
 def set_dtype(network: nn.Layer, dtype: str) -> None:
     """Turn the network's floating-point parameters and buffers into `dtype`."""
-    network.to(dtype=dtype)
+    network._to_impl(dtype=dtype, floating_only=True)  # `to` casts integer buffers, and fails on an LSTM's
 
 
 def set_mode(network: nn.Layer, mode: str) -> None:
-    """Switch the network to "train" or "eval"."""
+    """Switch the network to "train" or "eval"; its dropouts stay in eval mode, as nobody draws the same masks."""
     network.train() if mode == "train" else network.eval()
+    for module in network.sublayers(include_self=True):
+        if isinstance(module, DROPOUTS):
+            module.eval()
+
+
+def dropped(module: nn.Layer, array: Array) -> Array | None:
+    """Return what a dropout layer makes of `array` in train mode, None for any other module."""
+    if not isinstance(module, DROPOUTS):
+        return None
+    module.train()
+    result = to_array(module(to_tensor(array)))
+    module.eval()
+    return result
 
 
 def load(network: nn.Layer, tensors: Mapping[str, Array]) -> None:
     """Copy `tensors` into the network; every name must be in both, with one shape. Raises ValueError."""
-    own = network.state_dict()
+    own = _tensors(network)
     names = own.keys() | tensors.keys()
     wrong = [
         n
@@ -77,12 +99,12 @@ def load(network: nn.Layer, tensors: Mapping[str, Array]) -> None:
         raise ValueError(f"{len(wrong)} tensors do not fit the Paddle network: {', '.join(wrong[:8])}")
     with paddle.no_grad():
         for name, tensor in own.items():
-            tensor.set_value(np.ascontiguousarray(tensors[name], _numpy_dtype(tensor)))
+            tensor.set_value(np.asarray(tensors[name], _numpy_dtype(tensor), order="C"))
 
 
 def state(network: nn.Layer) -> dict[str, Array]:
     """Return a copy of the network's parameters and persistent buffers by this side's names."""
-    return {name: to_array(tensor) for name, tensor in network.state_dict().items()}
+    return {name: to_array(tensor) for name, tensor in _tensors(network).items()}
 
 
 def buffers(network: nn.Layer) -> dict[str, Array]:
@@ -99,10 +121,12 @@ def official_names(network: nn.Layer) -> dict[str, tuple[str, Kind]]:
     """Return what each of the network's tensors is, by this side's names: its PyTorch name and its kind."""
     types = {path: type(module).__name__ for path, module in network.named_sublayers(include_self=True)}
     found: dict[str, tuple[str, Kind]] = {}
-    for name, tensor in network.state_dict().items():
+    for name, tensor in _tensors(network).items():
         path, _, last = name.rpartition(".")
-        official = f"{path}.{STATISTICS.get(last, last)}".removeprefix(".")
-        found[name] = (official, kind_of(types.get(path, ""), official, tensor.ndim))
+        kind = types.get(path, "")
+        last = "weight" if last == WEIGHTS.get(kind) else STATISTICS.get(last, last)
+        official = f"{path}.{last}".removeprefix(".")
+        found[name] = (official, kind_of(kind, official, tensor.ndim))
     return found
 
 
@@ -118,6 +142,11 @@ def watch(module: nn.Layer, seen: CallSeen) -> Callable[[], None]:
         seen(inputs, output)
 
     return module.register_forward_post_hook(hook).remove
+
+
+def before(module: nn.Layer, change: Callable[[Any], Any]) -> Callable[[], None]:
+    """Let `change` replace the positional inputs of every call of `module`; the function returned stops it."""
+    return module.register_forward_pre_hook(lambda _module, inputs: change(inputs)).remove
 
 
 def no_grad() -> AbstractContextManager[Any]:
@@ -161,14 +190,59 @@ def backward(value: paddle.Tensor) -> None:
 def vjp(
     outputs: Sequence[paddle.Tensor], inputs: Sequence[paddle.Tensor], gradients: Sequence[paddle.Tensor]
 ) -> list[Array | None]:
-    """Return the gradients of `inputs` for given gradients of `outputs`; None where nothing depends on one."""
-    found = paddle.grad(outputs, inputs, gradients, allow_unused=True)
-    return [None if each is None else to_array(each) for each in found]
+    """Return the gradients of `inputs` for given gradients of `outputs`; None where nothing depends on one.
+
+    Runs a whole backward pass, as training does, and leaves gradients in parameters that were not asked for:
+    with `paddle.grad` a LayerNorm whose weight is not among `inputs` gives its own input a wrong gradient (Paddle
+    3.3 on a CPU), and an LSTM raises.
+    """
+    known = [
+        (tensor, grad) for tensor, grad in zip(outputs, gradients, strict=True) if not tensor.stop_gradient
+    ]
+    for tensor in inputs:
+        tensor.clear_gradient(False)
+    if known:
+        paddle.autograd.backward([tensor for tensor, _ in known], [grad for _, grad in known])
+    return [gradient(tensor) for tensor in inputs]
 
 
 def _flag(name: str, *, on_cpu: bool) -> bool:
     """A flag that only builds for GPUs know."""
     return bool(paddle.get_flags(name)[name]) if paddle.is_compiled_with_cuda() else on_cpu
+
+
+def layer_class(name: str) -> Any:
+    """Return the framework's layer class of that name."""
+    return getattr(nn, name)
+
+
+def build_layer(name: str, arguments: Mapping[str, Any]) -> nn.Layer:
+    """Return a layer of the framework's own."""
+    return getattr(nn, name)(**arguments)
+
+
+def namespaces() -> Mapping[str, Any]:
+    """Return where the framework's functions are looked up: modules and the tensor class."""
+    return {"F": nn.functional, "paddle": paddle, "linalg": paddle.linalg, "Tensor": paddle.Tensor}
+
+
+def thaw(module: nn.Layer, names: Sequence[str]) -> bool:
+    """Let the module's own tensors of those names have gradients; return whether it has any of them."""
+    found = [tensor for name, tensor in module.state_dict().items() if name in names]
+    for tensor in found:
+        tensor.stop_gradient = False
+    return bool(found)
+
+
+def _tensors(network: nn.Layer) -> dict[str, paddle.Tensor]:
+    """The network's parameters and persistent buffers; an LSTM or GRU lists its cells' a second time."""
+    layers = network.named_sublayers(include_self=True)
+    recurrent = [f"{path}." if path else "" for path, layer in layers if isinstance(layer, RNNBase)]
+    return {
+        name: tensor
+        for name, tensor in network.state_dict().items()
+        if not any(name.startswith(path) and "." in name.removeprefix(path) for path in recurrent)
+    }
 
 
 def _numpy_dtype(tensor: paddle.Tensor) -> str:

@@ -15,6 +15,7 @@ from stdc_parity.converters.architecture import Kind, Side
 
 SIDE: Side = "torch"
 STATISTICS = {"running_mean": "running_mean", "running_var": "running_var"}
+DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
 
 
 def configure(threads: int) -> None:
@@ -57,8 +58,21 @@ def set_dtype(network: nn.Module, dtype: str) -> None:
 
 
 def set_mode(network: nn.Module, mode: str) -> None:
-    """Switch the network to "train" or "eval"."""
+    """Switch the network to "train" or "eval"; its dropouts stay in eval mode, as nobody draws the same masks."""
     network.train(mode == "train")
+    for module in network.modules():
+        if isinstance(module, DROPOUTS):
+            module.eval()
+
+
+def dropped(module: nn.Module, array: Array) -> Array | None:
+    """Return what a dropout layer makes of `array` in train mode, None for any other module."""
+    if not isinstance(module, DROPOUTS):
+        return None
+    module.train()
+    result = to_array(module(to_tensor(array)))
+    module.eval()
+    return result
 
 
 def load(network: nn.Module, tensors: Mapping[str, Array]) -> None:
@@ -113,6 +127,11 @@ def watch(module: nn.Module, seen: CallSeen) -> Callable[[], None]:
     return module.register_forward_hook(hook).remove
 
 
+def before(module: nn.Module, change: Callable[[Any], Any]) -> Callable[[], None]:
+    """Let `change` replace the positional inputs of every call of `module`; the function returned stops it."""
+    return module.register_forward_pre_hook(lambda _module, inputs: change(inputs)).remove
+
+
 def no_grad() -> AbstractContextManager[Any]:
     """Return a context without gradients."""
     return torch.no_grad()
@@ -154,5 +173,32 @@ def vjp(
     outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]
 ) -> list[Array | None]:
     """Return the gradients of `inputs` for given gradients of `outputs`; None where nothing depends on one."""
+    known = [(tensor, grad) for tensor, grad in zip(outputs, gradients, strict=True) if tensor.requires_grad]
+    if not known:
+        return [None] * len(inputs)
+    outputs, gradients = zip(*known, strict=True)
     found = torch.autograd.grad(outputs, inputs, gradients, allow_unused=True)
     return [None if each is None else to_array(each) for each in found]
+
+
+def layer_class(name: str) -> Any:
+    """Return the framework's layer class of that name."""
+    return getattr(nn, name)
+
+
+def build_layer(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Return a layer of the framework's own."""
+    return getattr(nn, name)(**arguments)
+
+
+def namespaces() -> Mapping[str, Any]:
+    """Return where the framework's functions are looked up: modules and the tensor class."""
+    return {"F": nn.functional, "torch": torch, "linalg": torch.linalg, "Tensor": torch.Tensor}
+
+
+def thaw(module: nn.Module, names: Sequence[str]) -> bool:
+    """Let the module's own tensors of those names have gradients; return whether it has any of them."""
+    found = [tensor for name, tensor in module.named_parameters() if name in names]
+    for tensor in found:
+        tensor.requires_grad_(True)
+    return bool(found)

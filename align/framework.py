@@ -51,7 +51,10 @@ class Framework(Protocol):
         """Turn the network's floating-point parameters and buffers into `dtype`."""
 
     def set_mode(self, network: Network, mode: str) -> None:
-        """Switch the network to "train" or "eval"."""
+        """Switch the network to "train" or "eval"; its dropouts stay in eval mode, as nobody draws the same masks."""
+
+    def dropped(self, module: Any, array: Array) -> Array | None:
+        """What a dropout layer makes of `array` in train mode, None for any other module."""
 
     def load(self, network: Network, tensors: Mapping[str, Array]) -> None:
         """Copy `tensors` into the network; every name must be in both, with one shape. Raises ValueError."""
@@ -70,6 +73,9 @@ class Framework(Protocol):
 
     def watch(self, module: Any, seen: CallSeen) -> Callable[[], None]:
         """Call `seen` after every call of `module`; the function returned stops it."""
+
+    def before(self, module: Any, change: Callable[[Any], Any]) -> Callable[[], None]:
+        """Let `change` replace the positional inputs of every call of `module` (None: leave them)."""
 
     def no_grad(self) -> AbstractContextManager[Any]:
         """A context without gradients."""
@@ -97,6 +103,18 @@ class Framework(Protocol):
     ) -> list[Array | None]:
         """The gradients of `inputs` for given gradients of `outputs`; None where nothing depends on one."""
 
+    def layer_class(self, name: str) -> Any:
+        """The framework's layer class of that name."""
+
+    def build_layer(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """A layer of the framework's own."""
+
+    def namespaces(self) -> Mapping[str, Any]:
+        """Where the framework's functions are looked up: modules and the tensor class."""
+
+    def thaw(self, module: Any, names: Sequence[str]) -> bool:
+        """Let the module's own tensors of those names have gradients; whether it has any of them."""
+
 
 def kind_of(module_type: str, name: str, dimensions: int) -> Kind:
     """What the tensor of a module of that type is, by its PyTorch name."""
@@ -108,7 +126,7 @@ def kind_of(module_type: str, name: str, dimensions: int) -> Kind:
     }
     if last in special:
         return special[last]
-    if module_type.startswith("Linear") and last == "weight":
+    if module_type.endswith("Linear") and last == "weight":
         return "linear"
     if dimensions < 2:
         return "norm.weight" if last == "weight" else "norm.bias"

@@ -42,33 +42,13 @@ class Arbitration:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """Why a tap differs, if a tested change explains it: with `change` the difference falls to the noise floor.
-
-    `before` and `after` are the differences as fractions of scale, `fix` is the line to write. Without a
-    `cause` nothing explained it, and `tried` lists what was tried.
-    """
-
-    cause: str
-    fix: str
-    before: float
-    after: float
-    tried: tuple[str, ...] = ()
-    change: str = ""
-
-    def __bool__(self) -> bool:
-        """Whether there is an explanation."""
-        return bool(self.cause)
-
-
-@dataclass(frozen=True)
 class Comparison:
     """One tap on both sides, the reference (PyTorch) first.
 
     `error` is max|a - b| over finite elements and `scale` max|reference|; `relative` is their quotient,
     the smallest `--tol` that would pass. `index` is where the worst element is. `why` says what is wrong
     beyond the size of the error: a shape, a dtype, NaN on one side, a tap missing. `arbiter` is there if a
-    float64 run was asked about this tap, `diagnosis` if its cause was looked for.
+    float64 run was asked about this tap.
     """
 
     tap: str
@@ -85,7 +65,6 @@ class Comparison:
     values: Mapping[Side, float] = field(default_factory=dict)
     why: str = ""
     arbiter: Arbitration | None = None
-    diagnosis: Diagnosis | None = None
 
     def __bool__(self) -> bool:
         """Whether the tap agrees."""

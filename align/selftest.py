@@ -23,6 +23,9 @@ from stdc_parity.fixtures.portbugs.entry import Entry
 SIZE, BASE = (64, 128), 4
 """Small networks, so that an entry runs in about a second."""
 
+BY_PLACE = ("data", "optimizer", "metric", "train")
+"""Rungs whose taps say where they were taken: a transform, a parameter, a function, an iteration."""
+
 NEEDED = {"detected": 1.0, "at the stage": 0.95, "at the place": 0.95}
 """The shares that the corpus must reach for the self-test to pass; false alarms must be none."""
 
@@ -116,12 +119,16 @@ def judge(entry: Entry, result: RunResult) -> Finding:
 
 
 def places(stage: StageResult) -> list[str]:
-    """What a failed rung names, first one first: the modules to blame, or else the taps that differ."""
+    """What a failed rung names, first one first: the modules to blame, or else what differs.
+
+    That is the place that a tap was taken at, or the tap where several are taken at one place.
+    """
     if stage.blamed:
         return [_path(comparison) or "network" for comparison in stage.blamed]
     if stage.failures:
         return [f"{failure.side} failed" for failure in stage.failures]
-    return [comparison.tap for comparison in stage.comparisons if not comparison]
+    named = [_path(c) if stage.stage in BY_PLACE else c.tap for c in stage.comparisons if not c]
+    return list(dict.fromkeys(named))
 
 
 def _path(comparison: Comparison) -> str:

@@ -16,7 +16,7 @@ from stdc_parity.align.spec import RunSpec
 from stdc_parity.converters.errors import UsageError
 from stdc_parity.fixtures import scenes
 from stdc_parity.fixtures.images import normalised, seeded_image
-from stdc_parity.fixtures.portbugs import planted
+from stdc_parity.fixtures.portbugs import change_part, planted
 
 KEPT = 4
 """Networks and weights that a session remembers."""
@@ -28,6 +28,7 @@ class Session:
     def __init__(self, framework: Framework) -> None:
         """Start with nothing built."""
         self.framework = framework
+        self._initial: Mapping[str, Array] = {}
         self._networks: dict[tuple[RunSpec, str], tuple[Network, Mapping[str, Array]]] = {}
         self._weights: dict[RunSpec, tuple[Pair, Mapping[str, Array] | None, str]] = {}
 
@@ -51,11 +52,20 @@ class Session:
         network = build_network(self.framework, pair, spec.dtype)
         if tensors is None:
             tensors = seeded_state(self.framework, network, spec.seed)
+        self._initial = {}
         for bug in planted(self.framework.SIDE, spec.plant):
             network = bug.change_network(network)
             self.framework.set_dtype(network, spec.dtype)
-            tensors = bug.change_tensors(tensors, self.framework.state(network))
+            self._initial = self.framework.state(network)
+            tensors = bug.change_tensors(tensors, self._initial)
         return network, tensors
+
+    def initial(self) -> Mapping[str, Array]:
+        """What the network that was built last had before anything was loaded, by this side's names.
+
+        Empty unless bugs are planted: a load that is strict leaves nothing at its initial value.
+        """
+        return self._initial
 
     def pair(self, spec: RunSpec) -> Pair:
         """The pair of `spec`, with the numbers of its checkpoint."""
@@ -65,9 +75,7 @@ class Session:
         """This side's module of the pair's recipe: "losses", "optim", "metrics", "data", "transforms"."""
         recipe = self.recipe(spec)
         part: Any = importlib.import_module(f"{recipe.modules[self.framework.SIDE]}.{module}")
-        for bug in planted(self.framework.SIDE, spec.plant):
-            part = bug.change_part(module, part)
-        return part
+        return change_part(part, module, planted(self.framework.SIDE, spec.plant))
 
     def inputs(self, spec: RunSpec) -> list[Array]:
         """What the network of `spec` is called with; floating-point arrays are in its dtype."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,7 +41,7 @@ def capture(session: Session, spec: RunSpec) -> Record:
     inputs = [framework.variable(array) for array in arrays]
     for number, tensor in enumerate(inputs):
         _keeper(session, f"input{number or ''}", gradients)((), tensor)
-    outputs = outputs_of(call(network, pair, inputs))
+    outputs = outputs_of(call(network, pair, [tensor.clone() for tensor in inputs]))
     for name, output in zip(pair.outputs, outputs, strict=False):
         _keeper(session, name, gradients)((), output)
     total, terms = loss(outputs, framework.to_tensor(target))
@@ -54,7 +54,9 @@ def capture(session: Session, spec: RunSpec) -> Record:
     found = {name: framework.gradient(parameter) for name, parameter in parameters.items()}
     names = framework.official_names(network)
     present = {
-        name: to_official(framework.SIDE, names, name, a) for name, a in found.items() if a is not None
+        names[name][0] if name in names else name: to_official(framework.SIDE, names, name, a)
+        for name, a in found.items()
+        if a is not None
     }
     _add_in_order(recorder, pair, gradients, present)
     return recorder.record(STAGE)
@@ -118,7 +120,7 @@ def capture_calls(session: Session, spec: RunSpec) -> Record:
             watch(path, module)
     arrays, labels = session.training_case(spec)
     inputs, target = [framework.variable(array) for array in arrays], framework.to_tensor(labels)
-    outputs = outputs_of(call(network, pair, inputs))
+    outputs = outputs_of(call(network, pair, [tensor.clone() for tensor in inputs]))
     recorder.add("network input", "input", "network", type(network).__name__, inputs)
     gradients: dict[str, Array] = {}
     _keeper(session, "", gradients)((), outputs)
@@ -140,12 +142,20 @@ def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
     Records the gradients of the module's inputs and parameters, from the loss back. Both sides do this on
     the same reference, so what differs is a module's own doing.
     """
-    framework, pair = session.framework, session.pair(spec)
+    return replay_modules(session, spec, modules_of(session, spec), reference)
+
+
+def modules_of(session: Session, spec: RunSpec) -> dict[str, Any]:
+    """The modules that `replay` runs, by their paths: those of the network, itself and the loss."""
     network, loss = session.network(spec, fresh=True), build_loss(session, spec)
-    modules = dict(framework.modules(network)) | {"network": network}
-    if not isinstance(loss, Projection):
-        modules["loss"] = loss
-    recorder = Recorder(framework)
+    modules = dict(session.framework.modules(network)) | {"network": network}
+    return modules if isinstance(loss, Projection) else modules | {"loss": loss}
+
+
+def replay_modules(session: Session, spec: RunSpec, modules: Mapping[str, Any], reference: Record) -> Record:
+    """`replay` with given modules by their paths."""
+    pair = session.pair(spec)
+    recorder = Recorder(session.framework)
     calls: dict[str, tuple[str, list[Array], dict[str, Array]]] = {}
     for tap in reference.taps:
         for what in (" input", " gradient"):
@@ -176,7 +186,8 @@ def _own_gradients(
         result = module(tensors[:-1], tensors[-1])[0]
         given = [(result, np.ones((), inputs[0].dtype))]
     else:
-        result = call(module, pair, tensors) if path == "network" else module(*tensors)
+        copies = [tensor.clone() for tensor in tensors]  # a leaf cannot be changed in place
+        result = call(module, pair, copies) if path == "network" else module(*copies)
         found = tensors_in(outputs_of(result) if path == "network" else result, framework)
         given = [(tensor, gradients[suffix]) for suffix, tensor in found if suffix in gradients]
     own = {key: value for key, value in framework.parameters(module).items() if "." not in key}
@@ -188,7 +199,7 @@ def _own_gradients(
     framework.load(module, before)
     names = framework.official_names(module)
     return {
-        key: to_official(framework.SIDE, names, key, array)
+        names[key][0] if key in names else key: to_official(framework.SIDE, names, key, array)
         for key, array in zip(wanted, arrays, strict=True)
         if array is not None
     }

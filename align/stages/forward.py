@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from stdc_parity.align.framework import Array, Framework, Network
 from stdc_parity.align.pair import Pair
-from stdc_parity.align.record import Record, Tap
+from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
@@ -60,7 +62,9 @@ def capture_calls(session: Session, spec: RunSpec) -> Record:
         called = {tap.path for tap in recorder.taps}
         for path, module in watched:
             if path in called:
-                _add_own_statistics(recorder, framework, module, path)
+                _add_own_statistics(recorder, framework, module, path, path)
+                _add_inner_statistics(recorder, framework, module, path, path)
+                _add_dropout(recorder, framework, module, path, path)
     return recorder.record(CALLS)
 
 
@@ -70,9 +74,14 @@ def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
     What differs then is the module's own doing, not inherited. Modules that the reference does not have by
     that path are left out. Running statistics are put back after every module.
     """
-    framework, network, pair = session.framework, session.network(spec), session.pair(spec)
+    modules = dict(session.framework.modules(session.network(spec)))
+    return replay_modules(session, spec, modules, reference)
+
+
+def replay_modules(session: Session, spec: RunSpec, modules: Mapping[str, Any], reference: Record) -> Record:
+    """`replay` with given modules by their paths, the network itself being ""."""
+    framework, pair = session.framework, session.pair(spec)
     recorder = Recorder(framework)
-    modules = dict(framework.modules(network))
     calls: dict[str, list[Array]] = {}
     paths: dict[str, str] = {}
     for tap in reference.taps:
@@ -87,14 +96,17 @@ def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
         inputs = [framework.to_tensor(array) for array in arrays]
         before = framework.state(module) if module.training else {}
         with framework.no_grad():
-            result = module(*inputs) if paths[name] else call(network, pair, inputs)
+            result = module(*inputs) if paths[name] else call(module, pair, inputs)
         if paths[name]:
             recorder.add(name, "module", paths[name], type(module).__name__, result)
         else:
-            _add_outputs(recorder, network, pair, result)
+            _add_outputs(recorder, module, pair, result)
         if before:
-            _add_own_statistics(recorder, framework, module, paths[name])
+            _add_own_statistics(recorder, framework, module, paths[name], name)
+            _add_inner_statistics(recorder, framework, module, paths[name], name)
             framework.load(module, before)
+        if spec.mode == "train":
+            _add_dropout(recorder, framework, module, paths[name], name)
     return recorder.record(ISOLATED)
 
 
@@ -126,14 +138,35 @@ def _add_outputs(recorder: Recorder, network: Network, pair: Pair, result: Any) 
 
 
 def _add_statistics(recorder: Recorder, framework: Framework, network: Network) -> None:
-    """Record every norm's running statistics, as the pass left them."""
+    """Record every norm's running statistics, as the pass left them, and what each dropout does."""
     for path, module in framework.modules(network):
-        _add_own_statistics(recorder, framework, module, path)
+        _add_own_statistics(recorder, framework, module, path, path)
+        _add_dropout(recorder, framework, module, path, path)
 
 
-def _add_own_statistics(recorder: Recorder, framework: Framework, module: Any, path: str) -> None:
+def _add_own_statistics(
+    recorder: Recorder, framework: Framework, module: Any, path: str, call_name: str
+) -> None:
     """Record the running statistics that belong to `module` itself, not to its children."""
     for name, array in framework.buffers(module).items():
         if "." not in name:
-            recorder.taps.append(Tap(f"{path}.{name}", "buffer", path, type(module).__name__))
-            recorder.arrays[f"{path}.{name}"] = array
+            recorder.add_array(f"{call_name}.{name}", "buffer", array, path, type(module).__name__)
+
+
+def _add_inner_statistics(
+    recorder: Recorder, framework: Framework, module: Any, path: str, call_name: str
+) -> None:
+    """Record the running statistics within `module`: one that runs a norm twice is to blame, not the norm."""
+    for name, array in framework.buffers(module).items():
+        if "." in name:
+            recorder.add_array(f"{call_name} leaves {name}", "buffer", array, path, type(module).__name__)
+
+
+def _add_dropout(recorder: Recorder, framework: Framework, module: Any, path: str, call_name: str) -> None:
+    """Record what a dropout does whatever it draws: the scale of what it keeps, and whether channels go as one."""
+    result = framework.dropped(module, np.ones((1, 64, 8, 8), np.float32))
+    if result is not None:
+        whole = (result.min((2, 3)) == result.max((2, 3))).all()
+        kind = type(module).__name__
+        recorder.add_array(f"{call_name}.kept scale", "buffer", result.max().round(5), path, kind)
+        recorder.add_array(f"{call_name}.whole channels", "buffer", np.array(whole, np.float32), path, kind)

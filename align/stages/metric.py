@@ -73,7 +73,7 @@ def _given_logits(session: Session, spec: RunSpec, recorder: Recorder, metrics: 
 
 
 def _many_pixels(session: Session, spec: RunSpec, recorder: Recorder, metrics: Any, classes: int) -> None:
-    """The counts of a million pixels, where one must not be lost, and the scores of counts past float32's integers."""
+    """The counts of a million pixels, where one must not be lost, and the scores of counts past float32's range."""
     random = np.random.default_rng([spec.seed, 4])
     prediction = random.integers(0, classes, (1, *MILLION))
     labels = np.where(random.random((1, *MILLION)) < 0.1, 255, random.integers(0, classes, (1, *MILLION)))

@@ -5,6 +5,8 @@ They are read back from the network, not from the checkpoint, so a load that ski
 
 from __future__ import annotations
 
+import numpy as np
+
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
@@ -21,10 +23,13 @@ def capture(session: Session, spec: RunSpec) -> Record:
     none.
     """
     framework = session.framework
-    network = session.network(spec)
+    network = session.network(spec, fresh=bool(spec.plant))
+    initial = session.initial()
     recorder, state = Recorder(framework), framework.state(network)
     for own, (name, kind) in framework.official_names(network).items():
         if kind != "norm.batches":
             array = state[own].T if is_transposed(framework.SIDE, kind) else state[own]
             recorder.add_array(name, "tensor", array, name.rpartition(".")[0])
+            if own in initial and np.array_equal(initial[own], state[own]):
+                recorder.add_array(f"{name}, initial", "input", array, name.rpartition(".")[0])
     return recorder.record(STAGE)
