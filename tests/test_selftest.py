@@ -1,0 +1,46 @@
+"""The self-test on a few entries of every rung: found, named at the right place, and silent where it must be."""
+
+import pytest
+from click.testing import CliRunner
+
+from stdc_parity.align import selftest
+from stdc_parity.cli import align
+from stdc_parity.fixtures.portbugs.catalogue import ENTRIES
+
+SOME = [
+    "pool-exclusive", "norm-eps-weak", "heads-swapped", "norm-momentum-weak", "norm-variance-biased",
+    "arm-gate-detached", "linear-not-transposed", "bgr", "ok-arm-adaptive-pool", "ok-ffm-factored",
+]  # fmt: skip
+
+
+def test_entries_are_complete() -> None:
+    for entry in ENTRIES.values():
+        assert entry.what and entry.seen and entry.subject, entry.id
+        assert bool(entry.stage and entry.where and entry.fix) != entry.harmless, entry.id
+
+
+def test_a_few_of_every_rung_are_found_and_named() -> None:
+    score = selftest.run(SOME)
+    assert [f.id for f in score.findings if not f.harmless and not f.right_place] == []
+    assert score.false_alarms == []
+    assert score
+
+
+def test_a_score_that_is_not_good_enough_fails() -> None:
+    missed = selftest.Finding("bgr", False, False, "", "", False, False)
+    alarm = selftest.Finding("ok-ffm-factored", True, True, "forward", "ffm", False, False)
+    assert not selftest.Score([missed])
+    assert not selftest.Score([alarm])
+    assert "MISSED" in "\n".join(selftest.describe(selftest.Score([missed])))
+
+
+@pytest.mark.parametrize("command", [["selftest", "nope"], ["forward", "--plant", "nope"]])
+def test_an_unknown_bug_is_a_usage_error(command: list[str]) -> None:
+    result = CliRunner().invoke(align, command)
+    assert result.exit_code == 2 and "no " in result.output
+
+
+def test_the_list_names_every_entry() -> None:
+    result = CliRunner().invoke(align, ["selftest", "--list"])
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.output.splitlines()] == list(ENTRIES)
