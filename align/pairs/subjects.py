@@ -91,7 +91,7 @@ SUBJECTS: Mapping[str, Subject] = {
         _normal(8, 9, 13),
         "aligned centred nearest cubic sampled shuffle head",
         "aligned centred nearest cubic sampled shuffle",
-        (Floor(r"(own grad |grad )?(aligned|input|network|loss).*", 2e-5, BILINEAR),),
+        (Floor(r"(own grad |grad )?(aligned|input|network).*", 5e-6, BILINEAR),),
     ),
     "subject-activations": Subject(
         "Activations",
@@ -100,10 +100,7 @@ SUBJECTS: Mapping[str, Subject] = {
         " hardswish clamp softmax log_softmax",
         "relu relu6 leaky prelu elu selu gelu gelu_tanh silu mish softplus softplus2 sigmoid hardsigmoid"
         " hardswish clamp softmax log_softmax",
-        (
-            Floor(r"(own grad |grad )?(selu|hardsigmoid|input|network).*", 2e-7, CONSTANTS),
-            Floor(r"loss .*", 2e-6, CONSTANTS),
-        ),
+        (Floor(r"(own grad |grad )?(selu|hardsigmoid|input|network).*", 2e-7, CONSTANTS),),
     ),
     "subject-attention": Subject(
         "Attention", _tokens, "norm1 attn masked norm2 fc1 gelu fc2 fused", "tokens fused"
