@@ -44,6 +44,7 @@ def _stage(stage: StageResult) -> dict[str, Any]:
         "failures": [asdict(failure) for failure in stage.failures],
         "isolated": stage.isolated,
         "blamed": [_comparison(c) for c in stage.blamed],
+        "diagnoses": [_plain(asdict(diagnosis)) for diagnosis in stage.diagnoses],
         "remarks": list(stage.remarks),
         "taps": [_comparison(c) for c in stage.comparisons],
     }
@@ -58,6 +59,8 @@ def _plain(value: object) -> object:
     """Floats that JSON has no numbers for become "inf", "-inf" and "nan"."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return value

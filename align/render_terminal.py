@@ -162,7 +162,7 @@ def _explain(stage: StageResult, result: RunResult, console: Console) -> None:
         for number, comparison in enumerate(stage.blamed[:MAX_BLAMED]):
             if number == 1:
                 console.print(Text("Further own divergences, independent of the first:"), style="bold")
-            for line in describe_failure(comparison):
+            for line in (*describe_failure(comparison), *describe_cause(stage, comparison)):
                 console.print(Text(f"  {line}"), soft_wrap=True)
         if len(stage.blamed) > MAX_BLAMED:
             console.print(Text(f"  … and {len(stage.blamed) - MAX_BLAMED} more (--json has all)"))
@@ -170,7 +170,7 @@ def _explain(stage: StageResult, result: RunResult, console: Console) -> None:
     else:
         first = next(c for c in stage.comparisons if not c)
         console.print(Text("First divergence:"), style="bold")
-        for line in describe_failure(first):
+        for line in (*describe_failure(first), *describe_cause(stage, first)):
             console.print(Text(f"  {line}"), soft_wrap=True)
         if stage.isolated:
             agree = first.arbiter is not None and first.arbiter.gap64 <= first.arbiter.agreed
@@ -195,6 +195,22 @@ def describe_failure(comparison: Comparison) -> Iterator[str]:
         yield f"in float64: {comparison.arbiter.gap64:.2g} of scale; own float32 rounding: {noise}"
     if not comparison.why:
         yield f"smallest tolerance that would pass: {_round_up(comparison.relative)}"
+
+
+def describe_cause(stage: StageResult, comparison: Comparison) -> Iterator[str]:
+    """What was found out about why a place is wrong, a line each; every renderer uses these."""
+    places = (comparison.tap, *comparison.paths.values())
+    diagnosis = next((d for d in stage.diagnoses if d.place in places), None)
+    if diagnosis is None:
+        return
+    if diagnosis:
+        yield f"likely cause: {diagnosis.cause}"
+        yield f"With that undone the difference falls from {diagnosis.before:.1e} to {diagnosis.after:.1e} of scale."
+        yield f"fix: {diagnosis.fix}"
+    else:
+        yield "No cause found that explains it."
+        if diagnosis.tried:
+            yield f"Tried in vain: {', '.join(diagnosis.tried)}."
 
 
 def _round_up(value: float) -> str:

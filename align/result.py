@@ -81,12 +81,34 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Diagnosis:
+    """Why the two sides differ at one place, as far as a change was tried and helped.
+
+    `place` is what is explained: a module's path, or a tap. `cause` is a sentence, empty if nothing that was
+    tried explains the difference; `fix` the line to write, or what to do. `before` and `after` are the
+    difference, as a fraction of the reference's scale, without and with what `cause` says undone; `after` is
+    rounding. `tried` names what was tried, in words.
+    """
+
+    place: str
+    cause: str = ""
+    fix: str = ""
+    before: float = 0.0
+    after: float = 0.0
+    tried: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        """Whether the difference is explained."""
+        return bool(self.cause)
+
+
+@dataclass(frozen=True)
 class StageResult:
     """One rung: its comparisons in execution order, and the modules to blame, first one first.
 
     `blamed` are the comparisons of modules that were given equal inputs and still differ, and of whose
     children none does. `isolated` says whether that was looked into. `blocked_by` names the rung that
-    failed and that this one needs. `remarks` are sentences for people.
+    failed and that this one needs. `remarks` are sentences for people. `diagnoses` say why, a place each.
     """
 
     stage: str
@@ -98,6 +120,7 @@ class StageResult:
     isolated: bool = False
     remarks: Sequence[str] = ()
     blocked_by: str = ""
+    diagnoses: Sequence[Diagnosis] = ()
     facts: Mapping[Side, Mapping[str, Any]] = field(default_factory=dict)
 
     @property

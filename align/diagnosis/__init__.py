@@ -1,0 +1,1 @@
+"""Why a rung fails: explanations that are tested, not guessed."""
