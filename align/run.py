@@ -18,7 +18,9 @@ from stdc_parity.align.compare import (
     describe_rule,
     judge_isolated,
     judge_stage,
+    load_pair,
 )
+from stdc_parity.align.diagnosis.records import explain_records
 from stdc_parity.align.ladder import CONTROL, RUNGS, Rung
 from stdc_parity.align.load import describe_weights, open_source, resolve
 from stdc_parity.align.pair import Pair
@@ -164,6 +166,9 @@ class _Climb:
         ):
             progress(f"{rung.name}: module by module")
             result = self._isolated(rung, result, spec)
+        if not result and explain and not result.failures:
+            records = load_pair(_both(self.folder), rung.name)
+            result = replace(result, diagnoses=explain_records(rung.name, result.comparisons, *records))
         return result
 
     def _recorded(self, rung: Rung, spec: RunSpec, folder: Path) -> StageResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,13 +27,19 @@ SIZE, BASE = (64, 128), 4
 BY_PLACE = ("data", "optimizer", "metric", "train")
 """Rungs whose taps say where they were taken: a transform, a parameter, a function, an iteration."""
 
-NEEDED = {"detected": 1.0, "at the stage": 0.95, "at the place": 0.95}
+NEEDED = {"detected": 1.0, "at the stage": 0.95, "at the place": 0.95, "with the right cause": 0.80}
 """The shares that the corpus must reach for the self-test to pass; false alarms must be none."""
+
+WRONG_CAUSES = 0.02
+"""The share of bugs that may be given a wrong cause."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one entry: the rung and the place that were named, and whether they are right."""
+    """What became of one entry: the rung and the place that were named, and whether they are right.
+
+    `explained` says that a cause was stated, `right_cause` that it is the entry's.
+    """
 
     id: str
     harmless: bool
@@ -41,6 +48,8 @@ class Finding:
     place: str
     right_stage: bool
     right_place: bool
+    explained: bool = False
+    right_cause: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,13 +60,17 @@ class Score:
 
     @property
     def shares(self) -> Mapping[str, float]:
-        """What share of the real bugs was detected, at the right stage, at the right place."""
+        """What share of the real bugs was detected, at the right stage, at the right place; and of those that a
+        diagnosis is expected for, with which cause."""
         bugs = [finding for finding in self.findings if not finding.harmless]
-        count = max(1, len(bugs))
+        expected = [finding for finding in bugs if ENTRIES[finding.id].diagnosis]
+        count, causes = max(1, len(bugs)), max(1, len(expected))
         return {
             "detected": sum(f.found for f in bugs) / count,
             "at the stage": sum(f.found and f.right_stage for f in bugs) / count,
             "at the place": sum(f.found and f.right_place for f in bugs) / count,
+            "with the right cause": sum(f.right_cause for f in expected) / causes,
+            "with a wrong cause": sum(f.explained and not f.right_cause for f in expected) / causes,
         }
 
     @property
@@ -67,7 +80,9 @@ class Score:
 
     def __bool__(self) -> bool:
         """Whether the corpus is found as it must be."""
-        return not self.false_alarms and all(self.shares[name] >= share for name, share in NEEDED.items())
+        shares = self.shares
+        right = all(shares[name] >= share for name, share in NEEDED.items())
+        return right and not self.false_alarms and shares["with a wrong cause"] < WRONG_CAUSES
 
 
 def chosen(ids: Sequence[str]) -> list[Entry]:
@@ -107,6 +122,7 @@ def judge(entry: Entry, result: RunResult) -> Finding:
     """Hold what a run named against what the entry says."""
     failed = next((stage for stage in result.stages if not stage), None)
     place = places(failed)[0] if failed is not None and places(failed) else ""
+    cause = stated_cause(failed) if failed is not None else ""
     return Finding(
         id=entry.id,
         harmless=entry.harmless,
@@ -115,7 +131,15 @@ def judge(entry: Entry, result: RunResult) -> Finding:
         place=place,
         right_stage=failed is not None and failed.stage == entry.stage,
         right_place=failed is not None and failed.stage == entry.stage and place == entry.where,
+        explained=bool(cause),
+        right_cause=bool(cause and entry.diagnosis and re.search(entry.diagnosis, cause, re.I | re.S)),
     )
+
+
+def stated_cause(stage: StageResult) -> str:
+    """The first cause that a rung states, with its fix; "" if nothing explains it."""
+    first = next((diagnosis for diagnosis in stage.diagnoses if diagnosis), None)
+    return f"{first.cause} {first.fix}" if first is not None else ""
 
 
 def places(stage: StageResult) -> list[str]:
@@ -145,6 +169,9 @@ def describe(score: Score) -> Iterator[str]:
         elif not finding.harmless and not finding.right_place:
             entry = ENTRIES[finding.id]
             yield f"ELSEWHERE    {finding.id}: {finding.stage}, {finding.place}, not {entry.stage}, {entry.where}"
+        if ENTRIES[finding.id].diagnosis and finding.found and not finding.right_cause:
+            what = "WRONG CAUSE" if finding.explained else "NO CAUSE   "
+            yield f"{what}  {finding.id}: expected {ENTRIES[finding.id].cause}"
     bugs = sum(not finding.harmless for finding in score.findings)
     shares = ", ".join(f"{share:.1%} {name}" for name, share in score.shares.items())
     alarms = f"{len(score.false_alarms)} false alarms on {len(score.findings) - bugs} harmless entries"
