@@ -8,7 +8,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-from stdc_parity.align.diagnosis.relations import Relation
+from stdc_parity.align.diagnosis.relations import Relation, nothing
 from stdc_parity.align.framework import Array
 
 MOST_AXES = 4
@@ -24,7 +24,7 @@ def rearrangements(name: str, a: Array, b: Array) -> Iterator[Relation]:
     was tried.
     """
     if not same_numbers(a, b):
-        yield Relation(TRIED, "", "", lambda _: None)
+        yield nothing(TRIED)
         return
     yield from _transposed(name, a, b)
     yield from _mirrored(name, b)

@@ -36,8 +36,8 @@ class Relation:
 
     `tried` names it in a few words, `cause` and `fix` are for people if it holds. `change` makes the
     reference's array of the other side's, or, `forward`, what the other side has of the reference's. `fitted` is
-    how many numbers were taken from the arrays themselves. An `exact` one must restore every bit. A `certain` one is
-    a fact, like a dtype, and needs no evidence.
+    how many numbers were taken from the arrays themselves. An `exact` one must restore every bit, others may leave rounding or what is `allowed`. A `certain` one does
+    so and needs no further evidence, like a dtype. A `fact` is seen in the records and undoes nothing, like an order.
     """
 
     tried: str
@@ -47,7 +47,9 @@ class Relation:
     forward: bool = False
     fitted: int = 0
     exact: bool = False
+    allowed: float | None = None
     certain: bool = False
+    fact: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ def explain(place: str, relations: Iterable[Relation], pairs: Sequence[Pair]) ->
     """
     tried: list[str] = []
     for relation in relations:
+        if relation.fact:
+            return Diagnosis(place, relation.cause, relation.fix, tried=(relation.tried,))
         first = try_relation(relation, *pairs[0])
         if first.holds and (relation.certain or first.bits + _others(relation, pairs) >= NEEDED_BITS):
             return Diagnosis(place, relation.cause, relation.fix, first.before, first.after, (relation.tried,))
@@ -89,10 +93,17 @@ def try_relation(relation: Relation, a: Array, b: Array) -> Trial:
     if changed is None or changed.shape != goal.shape or goal.size == 0:
         return Trial(before, np.inf, False, 0.0)
     after = distance(goal, changed)
-    allowed = 0.0 if relation.exact else ROUNDING.get(goal.dtype.name, 0.0)
-    holds = after <= min(allowed, GAIN * before) if not relation.certain else after == 0.0
+    holds = after <= _allowed(relation, goal, before)
     bits = evidence(a, b, goal, relation.exact) - BITS_OF_A_NUMBER * relation.fitted if holds else 0.0
     return Trial(before, after, holds, bits)
+
+
+def _allowed(relation: Relation, goal: Array, before: float) -> float:
+    if relation.exact or relation.certain:
+        return 0.0
+    if relation.allowed is not None:
+        return relation.allowed
+    return min(ROUNDING.get(goal.dtype.name, 0.0), GAIN * before)
 
 
 def evidence(a: Array, b: Array, goal: Array, exact: bool = False) -> float:
@@ -142,6 +153,16 @@ def numbers(a: Array) -> Array:
 def is_constant(a: Array) -> bool:
     """Whether all elements are the same (of one element or none: yes)."""
     return a.size < 2 or bool((a == a.reshape(-1)[0]).all())
+
+
+def nothing(tried: str) -> Relation:
+    """What was tried, for arrays that it cannot be tried on."""
+    return Relation(tried, "", "", lambda _: None)
+
+
+def observed(tried: str, cause: str, fix: str) -> Relation:
+    """Something that the records show and that nothing undoes."""
+    return Relation(tried, cause, fix, lambda _: None, fact=True)
 
 
 def same_bits(a: Array, b: Array) -> bool:

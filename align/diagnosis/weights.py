@@ -10,7 +10,7 @@ import numpy as np
 from stdc_parity.align.diagnosis.elementwise import factors, functions
 from stdc_parity.align.diagnosis.misplaced import describe_source, is_telling, sources
 from stdc_parity.align.diagnosis.rearranged import rearrangements
-from stdc_parity.align.diagnosis.relations import Pair, Relation, explain, is_constant, numbers
+from stdc_parity.align.diagnosis.relations import Pair, Relation, explain, is_constant, nothing, numbers
 from stdc_parity.align.framework import Array
 from stdc_parity.align.record import Record
 from stdc_parity.align.result import Comparison, Diagnosis
@@ -73,7 +73,7 @@ def _relations(
         source = reference.arrays[elsewhere[name]]
         yield Relation("another tensor's values", cause, fix, lambda _: source, forward=True, exact=True)
     else:
-        yield Relation("another tensor's values", "", "", lambda _: None)
+        yield nothing("another tensor's values")
     kind = next((tap.type for tap in other.taps if tap.name == name), "")
     yield from _as_stored(name, kind, other.side, a)
     yield from rearrangements(name, a, b)
@@ -118,7 +118,7 @@ def _not_loaded(
     """The tensor still has what its layer was made with; how much else has tells what went wrong."""
     fresh = [c.tap for c in failing if _is_fresh(c.tap, reference, other)]
     if name not in fresh:
-        yield Relation("its initial value", "", "", lambda _: None)
+        yield nothing("its initial value")
         return
     everything = [tap.name for tap in other.taps if tap.kind == "tensor"]
     if len(fresh) == len(everything):
