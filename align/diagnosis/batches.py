@@ -142,7 +142,7 @@ def _mapped_twice(loader: str, place: str, reference: Record, other: Record) -> 
             after = reference.arrays[name.replace("crop", "final")]
             if before.size == after.size:
                 table |= id_map(before.reshape(after.shape), after) or {}
-    if not table or len(a) != len(b) or all(map(same_bits, a, b)):
+    if not table or [x.shape for x in a] != [y.shape for y in b] or all(map(same_bits, a, b)):
         return None
     results = [table[int(value)] for value in np.unique(np.stack(a)) if int(value) in table]
     if len(results) < IDS or len(set(results)) < IDS // 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from stdc_parity.align.diagnosis.data import explain_data
+from stdc_parity.align.diagnosis.optimizer import explain_optimizer
 from stdc_parity.align.diagnosis.weights import explain_weights
 from stdc_parity.align.judge import failing
 from stdc_parity.align.record import Record
@@ -12,7 +13,11 @@ from stdc_parity.align.result import Comparison, Diagnosis
 
 Explain = Callable[[Sequence[Comparison], Record, Record], list[Diagnosis]]
 
-EXPLAINED: Mapping[str, Explain] = {"weights": explain_weights, "data": explain_data}
+EXPLAINED: Mapping[str, Explain] = {
+    "weights": explain_weights,
+    "data": explain_data,
+    "optimizer": explain_optimizer,
+}
 """Who explains a rung from its records; the others need the modules themselves."""
 
 
