@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from stdc_parity.align.diagnosis.relations import distance
 from stdc_parity.align.diagnosis.settings import settings_of
 from stdc_parity.align.framework import Array
 from stdc_parity.align.record import Record
@@ -18,6 +19,7 @@ Clip = tuple[str, str]
 """What a side does in words, and how it is written in Paddle."""
 
 NOTHING: Clip = ("does not clip gradients", "grad_clip=None")
+BY_VALUE = "ClipGradByValue"
 
 
 def explain_clipping(
@@ -34,9 +36,16 @@ def explain_clipping(
         return None
     cause = f"The {other.side} side {wrong[0]}; the reference {right[0]}."
     name = next(iter(first.paths.values()))
-    before = first.relative if np.isfinite(first.relative) else 1.0
-    after = min(CLOSE, before) if name not in b else 0.0
-    return Diagnosis(first.tap, cause, right[1], before, after)
+    name = name if name in b else next(iter(b))
+    return Diagnosis(first.tap, cause, right[1], distance(a[name], b[name]), _left(b[name], used[name], wrong))
+
+
+def _left(taken: Array, given: Array, clip: Clip) -> float:
+    """What a clip leaves unexplained of one gradient, as a fraction of its scale."""
+    limit = float(np.abs(taken).max())
+    by_value = clip[1].startswith(BY_VALUE)
+    made = np.clip(given, -limit, limit) if by_value else given * ((taken * given).sum() / (given**2).sum())
+    return distance(taken, made)
 
 
 def effective(record: Record, gradients: Mapping[str, Array]) -> dict[str, Array]:
@@ -102,7 +111,7 @@ def _by_value(taken: Mapping[str, Array], given: Mapping[str, Array]) -> Clip | 
     gaps = [np.abs(np.clip(g, -limit, limit) - taken[name]).max() for name, g in given.items()]
     if max(gaps) > CLOSE * limit:
         return None
-    return f"clips every element to ±{limit:.4g} (by value)", f"ClipGradByValue({limit:.4g})"
+    return f"clips every element to ±{limit:.4g} (by value)", f"{BY_VALUE}({limit:.4g})"
 
 
 def _same(values: Sequence[float]) -> bool:

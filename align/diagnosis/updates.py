@@ -10,12 +10,17 @@ import numpy as np
 from stdc_parity.align.framework import Array
 
 
+SQUARED = 1e-16
+"""The epsilon under a root that comes nearest to 1e-8 beside it."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """One optimizer's way, every field a thing that ports get wrong.
 
     `family` is "sgd", "adam", "rmsprop", "adagrad" or "adadelta". `decay` says how weight decay acts: "coupled" (added
-    to the gradient), "decoupled" (beside the update), "absolute" (the weights' signs), "times the rate". `velocity` is
+    to the gradient), "decoupled" (beside the update), "absolute" (the weights' signs), "coupled and absolute", "times the
+    rate". `velocity` is
     "plain", "rate inside" or "averaged". `root` says whether epsilon is "outside" or "inside" of the square root.
     `gradients` are "cleared" after a step, "kept" (they add up) or "zeroed" (zero where absent). `every` is how many
     steps an update takes; before step `lost` the state is forgotten, before step `restarted` the count of steps.
@@ -97,7 +102,9 @@ def _step(
     if rule.decay == "decoupled":
         shrunk = value * (1 - rate * decay)
     else:
-        of = {"absolute": np.sign(value), "times the rate": rate * value}.get(rule.decay, value)
+        sign = np.sign(value)
+        kinds = {"absolute": sign, "coupled and absolute": value + sign, "times the rate": rate * value}
+        of = kinds.get(rule.decay, value)
         gradient = gradient + decay * of
     state.steps += 1
     if rule.family == "sgd":
@@ -138,7 +145,8 @@ def _adam(rule: Rule, settings: Mapping[str, float], gradient: Array, state: _St
 def _rmsprop(
     rule: Rule, settings: Mapping[str, float], gradient: Array, state: _State, rate: float
 ) -> Array:
-    alpha, epsilon = settings.get("alpha", 0.99), settings.get("eps", 1e-8)
+    alpha = settings.get("alpha", 0.99)
+    epsilon = settings.get("eps", SQUARED if rule.root == "inside" else 1e-8)
     state.second = alpha * state.second + (1 - alpha) * gradient**2
     state.third = alpha * state.third + (1 - alpha) * gradient
     square = state.second - state.third**2 if rule.centered else state.second
