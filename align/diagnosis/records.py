@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from stdc_parity.align.diagnosis.data import explain_data
+from stdc_parity.align.diagnosis.metric import explain_metric
 from stdc_parity.align.diagnosis.optimizer import explain_optimizer
+from stdc_parity.align.diagnosis.schedule import explain_schedule
+from stdc_parity.align.diagnosis.statistics import explain_statistics
 from stdc_parity.align.diagnosis.weights import explain_weights
 from stdc_parity.align.judge import failing
 from stdc_parity.align.record import Record
@@ -17,6 +20,9 @@ EXPLAINED: Mapping[str, Explain] = {
     "weights": explain_weights,
     "data": explain_data,
     "optimizer": explain_optimizer,
+    "schedule": explain_schedule,
+    "metric": explain_metric,
+    "forward-train": explain_statistics,
 }
 """Who explains a rung from its records; the others need the modules themselves."""
 

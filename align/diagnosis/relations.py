@@ -117,7 +117,9 @@ def evidence(a: Array, b: Array, goal: Array, exact: bool = False) -> float:
     if a.shape != b.shape:
         spread = np.abs(goals.astype(np.float64) - float(np.median(goals)))
         return float(np.log2(1 + spread / tolerance).sum())
-    gaps = np.abs(numbers(a) - numbers(b)).reshape(-1)
+    with np.errstate(invalid="ignore"):
+        gaps = np.nan_to_num(np.abs(numbers(a) - numbers(b)).reshape(-1), nan=scale_of(goal), posinf=scale_of(goal))
+    gaps[np.isnan(numbers(a).reshape(-1)) & np.isnan(numbers(b).reshape(-1))] = 0
     differing = np.flatnonzero(gaps)
     goals, first = np.unique(goal.reshape(-1)[differing], return_index=True)
     return float(np.log2(1 + gaps[differing[first]] / tolerance).sum())

@@ -9,7 +9,6 @@ import numpy as np
 
 from stdc_parity.align.framework import Array
 
-
 SQUARED = 1e-16
 """The epsilon under a root that comes nearest to 1e-8 beside it."""
 
