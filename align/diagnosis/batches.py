@@ -82,8 +82,12 @@ def _shrunk(loader: str, place: str, reference: Record, other: Record) -> Diagno
     if len(ways) != 1 or "" in ways:
         return None
     sizes = " instead of ".join(f"{side[0].shape[-2]}x{side[0].shape[-1]}" for side in (b, a))
-    cause = f"The loader of {loader} gives resized samples, {sizes}: labels are the reference's by {ways.pop()}."
-    return Diagnosis(place, cause, "No transforms for validation: evaluate the labels at full size.", 1.0, 0.0)
+    cause = (
+        f"The loader of {loader} gives resized samples, {sizes}: labels are the reference's by {ways.pop()}."
+    )
+    return Diagnosis(
+        place, cause, "No transforms for validation: evaluate the labels at full size.", 1.0, 0.0
+    )
 
 
 def _reordered(loader: str, place: str, reference: Record, other: Record) -> Diagnosis | None:
@@ -152,4 +156,6 @@ def _mapped_twice(loader: str, place: str, reference: Record, other: Record) -> 
         return None
     cause = f"The labels of {loader} are mapped twice: train ids are taken for label ids and mapped again."
     before_it = distance(np.stack(a), np.stack(b))
-    return Diagnosis(place, cause, "Map labelIds files only: label_ids=False for a list of train ids.", before_it, 0.0)
+    return Diagnosis(
+        place, cause, "Map labelIds files only: label_ids=False for a list of train ids.", before_it, 0.0
+    )

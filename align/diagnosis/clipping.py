@@ -37,7 +37,9 @@ def explain_clipping(
     cause = f"The {other.side} side {wrong[0]}; the reference {right[0]}."
     name = next(iter(first.paths.values()))
     name = name if name in b else next(iter(b))
-    return Diagnosis(first.tap, cause, right[1], distance(a[name], b[name]), _left(b[name], used[name], wrong))
+    return Diagnosis(
+        first.tap, cause, right[1], distance(a[name], b[name]), _left(b[name], used[name], wrong)
+    )
 
 
 def _left(taken: Array, given: Array, clip: Clip) -> float:
@@ -77,7 +79,10 @@ def _clip_of(taken: Mapping[str, Array], given: Mapping[str, Array], record: Rec
     if _same([ratios[name] for name in changed]):
         limit = ratios[changed[0]] * _norm(changed, norms)
         if len(changed) == len(ratios):
-            return f"clips by the global norm of all gradients, to {limit:.4g}", f"ClipGradByGlobalNorm({limit:.4g})"
+            return (
+                f"clips by the global norm of all gradients, to {limit:.4g}",
+                f"ClipGradByGlobalNorm({limit:.4g})",
+            )
         shared = _subset(changed, list(ratios))
         where = f"the norm of {shared}, to {limit:.4g}"
         return f"clips only {len(changed)} of {len(ratios)} gradients, by {where}", (

@@ -47,7 +47,7 @@ class Change:
     predicted: Array
 
 
-def enhance(image: Array, order: Sequence[int], factors: Sequence[float]) -> Array:
+def enhance(image: Array, order: Sequence[int], factors: Sequence[float] | Array) -> Array:
     """`image` uint8 (h, w, 3) with its brightness (0), contrast (1) and saturation (2) changed in an order."""
     for which in order:
         if which == 0:
@@ -69,7 +69,8 @@ def grey(image: Array) -> Array:
 def _blend(base: Array, image: Array, factor: float) -> Array:
     """Pillow's Image.blend: in float32, cut to whole numbers."""
     low, high = base.astype(np.float32), image.astype(np.float32)
-    return np.clip(low + np.float32(factor) * (high - low), 0, 255).astype(np.uint8)
+    blended: Array = np.clip(low + np.float32(factor) * (high - low), 0, 255).astype(np.uint8)
+    return blended
 
 
 def share_equal(a: Array, b: Array) -> float:
@@ -79,7 +80,7 @@ def share_equal(a: Array, b: Array) -> float:
 
 def fit(before: Array, after: Array, order: Sequence[int] = (0, 1, 2)) -> tuple[Factors, float]:
     """The factors that make `after` of `before` best, and the share of values that they give to the bit."""
-    factors = np.array(_start(before, after))
+    factors: Array = np.array(_start(before, after))
     best = _misfit(before, after, order, factors)
     step = 0.02
     while step > 1e-4:
@@ -129,7 +130,9 @@ def explain_colours(place: str, samples: Sequence[Enhanced], others: Sequence[En
     for swapped in (o for o in ORDERS if o != order):
         predicted = enhance(first.before, swapped, factors)
         if share_equal(predicted, first.other) >= SHARE:
-            cause = f"{place}: the colours are changed in another order: {', '.join(NAMES[i] for i in swapped)}."
+            cause = (
+                f"{place}: the colours are changed in another order: {', '.join(NAMES[i] for i in swapped)}."
+            )
             return Change(cause, f"The reference's order: {words}.", predicted)
     for which, name in enumerate(NAMES):
         without = [1.0 if i == which else factor for i, factor in enumerate(factors)]
@@ -140,7 +143,7 @@ def explain_colours(place: str, samples: Sequence[Enhanced], others: Sequence[En
         drawn, share = fit(sample.before, sample.reference, order)
         predicted = enhance(first.before, order, drawn)
         if share >= SHARE and share_equal(predicted, first.other) >= SHARE:
-            cause = f"{place}: the colours get the factors of another sample: its choices are seeded without the index."
+            cause = f"{place}: the colours get another sample's factors: the choices are seeded without the index."
             return Change(cause, "Seed the choices by the index too.", predicted)
     return _narrowed(place, samples, order)
 

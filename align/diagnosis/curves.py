@@ -31,8 +31,8 @@ class Warmup:
 class Decay:
     """The part after the peak: its kind ("" if unknown) and the numbers of its formula.
 
-    `power` is a polynomial's, or an exponential's factor for each step. It begins at the peak rate at step `begins` and
-    reaches the rate `end` at step `ends`. `falls` are the steps and factors of a rate that falls at steps.
+    `power` is a polynomial's, or an exponential's factor for each step. It begins at the peak rate at step `begins`
+    and reaches the rate `end` at step `ends`. `falls` are the steps and factors of a rate that falls at steps.
     """
 
     kind: str
@@ -85,7 +85,10 @@ def _decay(rates: Array, peak: float, top: int) -> Decay:
         falls = tuple((int(top + i + 1), float(rates[top + i + 1] / rates[top + i])) for i in changes)
         return Decay("steps" if falls else "constant", falls=falls)
     ratio = float(falling[1] / falling[0]) if falling[0] else 0.0
-    if 0 < ratio < 1 and np.abs(falling - falling[0] * ratio ** np.arange(len(falling))).max() <= EXACT * peak:
+    if (
+        0 < ratio < 1
+        and np.abs(falling - falling[0] * ratio ** np.arange(len(falling))).max() <= EXACT * peak
+    ):
         return Decay("exponential", power=float(np.log(ratio)), begins=top)
     for kind, formula, starts in (("poly", _poly, (1.0, 0.9, 2.0)), ("cosine", _cosine, (1.0,))):
         for free in ((), ("end",), ("ends",), ("ends", "end")):
@@ -129,12 +132,22 @@ def _fit(
     keep = keep[: max(8, int(0.97 * len(keep)))]  # a power's slope is steep at the end
     x, y = steps[keep], rates[keep]
     for begin in starts:
-        for ends in (float(count), 0.7 * count, float(count - 1), float(count + top)) if "ends" in free else (float(count),):
-            numbers = np.array([ends, 0.0, begin if kind == "poly" else top, float(y[0]) if kind == "poly" else peak])
+        for ends in (
+            (float(count), 0.7 * count, float(count - 1), float(count + top))
+            if "ends" in free
+            else (float(count),)
+        ):
+            numbers = np.array(
+                [ends, 0.0, begin if kind == "poly" else top, float(y[0]) if kind == "poly" else peak]
+            )
             fixed = [name not in free for name in ("ends", "end")] + [False, False]
             numbers = _least_squares(formula, numbers, fixed, x, y, peak)
             with np.errstate(all="ignore"):
-                gap = np.abs(formula(steps, numbers, peak) - rates).max() if np.isfinite(numbers).all() else np.inf
+                gap = (
+                    np.abs(formula(steps, numbers, peak) - rates).max()
+                    if np.isfinite(numbers).all()
+                    else np.inf
+                )
             if gap <= EXACT * peak:
                 return _named(kind, numbers, peak, int(steps[0]))
     return None
@@ -158,7 +171,7 @@ def _least_squares(
     with np.errstate(all="ignore"):
         gap = formula(x, numbers, peak) - y
         for _ in range(ROUNDS):
-            slopes = np.stack([_slope(formula, numbers, i, x, peak) for i in moving], axis=1)
+            slopes = np.stack([_slope(formula, numbers, i, x, peak) for i in map(int, moving)], axis=1)
             size = np.sqrt((slopes**2).sum(0)) + 1e-300
             scaled = slopes / size
             system = scaled.T @ scaled + damping * np.eye(len(moving))

@@ -87,7 +87,9 @@ def _steps(reference: Record, other: Record) -> Iterator[Step]:
         given = reference.arrays[before] if before is not None else None
         yield Step(tap.name, sample, int(found[2]), int(found[3] or 0), name, what, a, b, given, same)
         last[sample, what] = tap.name
-        if what == "label" and any(not same_bits(reference.arrays[n], other.arrays[n]) for n in _pair(tap.name)):
+        if what == "label" and any(
+            not same_bits(reference.arrays[n], other.arrays[n]) for n in _pair(tap.name)
+        ):
             unequal.add(sample)
 
 
@@ -102,9 +104,7 @@ def _explain_step(own: Sequence[Step], steps: Sequence[Step], other: Record) -> 
     return explain(first.tap, _relations(first, alike, steps, other), [(s.reference, s.other) for s in alike])
 
 
-def _relations(
-    first: Step, own: Sequence[Step], steps: Sequence[Step], other: Record
-) -> Iterator[Relation]:
+def _relations(first: Step, own: Sequence[Step], steps: Sequence[Step], other: Record) -> Iterator[Relation]:
     a, b, before = first.reference, first.other, first.before
     named = f"{first.name}'s {first.what}"
     peers = [s for s in steps if s.name == first.name and s.what == first.what and s.tap != first.tap]
@@ -148,16 +148,17 @@ def _another_epoch(first: Step, named: str, other: Record) -> Iterator[Relation]
     earlier = other.arrays.get(first.tap.replace(f", epoch {first.epoch}", ""))
     if first.epoch and earlier is not None:
         cause = f"{named} is the same in epoch {first.epoch} as in epoch 0: the choices are seeded without the epoch."
-        yield _relation("the first epoch's choices", cause, "Seed the random choices by the epoch too.", earlier)
+        yield _relation(
+            "the first epoch's choices", cause, "Seed the random choices by the epoch too.", earlier
+        )
 
 
 def _another_sample(first: Step, peers: Sequence[Step], named: str) -> Iterator[Relation]:
     """The other side has another index's sample here."""
     for peer in peers:
         if peer.epoch == first.epoch and peer.reference.shape == first.other.shape:
-            cause = (
-                f"{named} of index {first.index} is the reference's index {peer.index}: the files come in another order."
-            )
+            indices = f"index {first.index} is the reference's index {peer.index}"
+            cause = f"{named} of {indices}: the files come in another order."
             fix = "Sort the files by name: sorted(...), as os.listdir and glob promise no order."
             yield _relation("another sample", cause, fix, peer.reference)
 
@@ -177,7 +178,12 @@ def _mirrors(first: Step, own: Sequence[Step], peers: Sequence[Step], named: str
         given = before if same_bits(first.other, before) else before[:, ::-1]
         yield _relation("mirrored for the other draws", cause, "if random() > p: return sample", given)
     cause = f"{named} is mirrored top to bottom (upside down), the reference's left to right."
-    yield _relation("mirrored the other way", cause, "Mirror the columns: array[:, ::-1], cv2.flip(image, 1).", before[::-1])
+    yield _relation(
+        "mirrored the other way",
+        cause,
+        "Mirror the columns: array[:, ::-1], cv2.flip(image, 1).",
+        before[::-1],
+    )
 
 
 def _is_mirrored(step: Step) -> tuple[bool | None, bool | None]:
@@ -199,7 +205,9 @@ def _channels(named: str, a: Array, b: Array) -> Iterator[Relation]:
         return
     for axis in (2, 0):
         if b.shape[axis] == 3:
-            cause = f"{named} has its channels reversed: BGR, as OpenCV reads it, where the reference has RGB."
+            cause = (
+                f"{named} has its channels reversed: BGR, as OpenCV reads it, where the reference has RGB."
+            )
             fix = "cv2.cvtColor(image, cv2.COLOR_BGR2RGB)"
             yield Relation("channels reversed", cause, fix, partial(np.flip, axis=axis), exact=True)
     if b.shape[2] == 3 and a.shape[0] == 3:

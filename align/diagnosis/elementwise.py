@@ -111,7 +111,9 @@ def _affine(a: Array, slope: Array, offset: Array) -> Array:
     return changed
 
 
-def _forward(name: str, tried: str, how: str, change: Callable[[Array], Array], *, exact: bool = False) -> Relation:
+def _forward(
+    name: str, tried: str, how: str, change: Callable[[Array], Array], *, exact: bool = False
+) -> Relation:
     return Relation(
         tried,
         f"{name} {how}{'' if exact else ' of the reference value'}.",
@@ -146,12 +148,12 @@ def _sqrt(a: Array) -> Array:
 
 def _reciprocal(a: Array) -> Array:
     with np.errstate(divide="ignore"):
-        return 1 / a
+        return np.asarray(1 / a)
 
 
 def _inverse_root(a: Array, epsilon: float) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
-        return 1 / np.sqrt(a + epsilon)
+        return np.asarray(1 / np.sqrt(a + epsilon))
 
 
 def _exp(a: Array) -> Array:

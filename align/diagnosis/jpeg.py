@@ -25,7 +25,7 @@ CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66,
 """That of colour (table K.2)."""
 
 REMAINS = 0.35
-"""What part of the difference a model of JPEG may leave (decoders round differently); a wrong one leaves more than all."""
+"""What part of the difference a model of JPEG may leave, as decoders round differently; a wrong one leaves most."""
 
 
 def jpeg_relations(named: str, a: Array, b: Array) -> Iterator[Relation]:
@@ -43,9 +43,7 @@ def jpeg_relations(named: str, a: Array, b: Array) -> Iterator[Relation]:
         return
     cause = f"{named} went through JPEG (quality {quality} or so), which does not keep the pixels."
     fix = "Read the PNG files, or keep copies in a lossless format."
-    yield Relation(
-        TRIED, cause, fix, partial(_given, given=models[quality]), forward=True, allowed=np.inf
-    )
+    yield Relation(TRIED, cause, fix, partial(_given, given=models[quality]), forward=True, allowed=np.inf)
 
 
 def _given(_: Array, given: Array) -> Array:

@@ -71,7 +71,7 @@ def _of_values(named: str, a: Array, every: Array, moved: Mapping[int, int]) -> 
     given = apply_map(changed, a)
     if set(changed) == {IGNORED}:
         what = "-1" if y == -1 else f"class {y}" if y < IGNORED else str(y)
-        cause = f"{named} has {what} wherever the reference has 255 (ignored), {count} pixels, and differs nowhere else."
+        cause = f"{named} has {what} wherever the reference has 255 (ignored), {count} pixels, and nothing else differs."
         fix = "Use 255 in the labels and as ignore_index on both sides."
         if 0 <= y < IGNORED:
             cause += f" Class {y} is a class that is trained: ids that are not trained must be ignored."
@@ -92,7 +92,9 @@ def _of_tables(
     if not 0 < len(differing) <= FEW or count < PIXELS:
         return
     shown = "; ".join(f"label id {v} becomes {y}, not {x}" for v, (x, y) in differing.items())
-    cause = f"{named} is mapped by a table of ids with {len(differing)} other entries: {shown} ({count} pixels)."
+    cause = (
+        f"{named} is mapped by a table of ids with {len(differing)} other entries: {shown} ({count} pixels)."
+    )
     fix = "; ".join(f"{v}: {x}" for v, (x, _) in differing.items())
     yield _says("a map of ids", cause, f"In the table of train ids: {fix}.", apply_map(wrong, given))
 

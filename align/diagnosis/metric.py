@@ -40,9 +40,7 @@ def _matrix_of(tap: str) -> str:
 # --- counts -------------------------------------------------------------------------------------------------
 
 
-def _explain_counts(
-    tap: str, failing: Sequence[Comparison], reference: Record, other: Record
-) -> Diagnosis:
+def _explain_counts(tap: str, failing: Sequence[Comparison], reference: Record, other: Record) -> Diagnosis:
     a, b = reference.arrays[tap], other.arrays[tap]
     taps = [c.tap for c in failing if c.tap.endswith(": confusion matrix") and not c.why]
     pairs = [(reference.arrays[t], other.arrays[t]) for t in dict.fromkeys([tap, *taps]) if t in other.arrays]
@@ -65,7 +63,12 @@ def _of_counts(tap: str, a: Array, b: Array, reference: Record) -> Iterator[Rela
     if tap.startswith(GIVEN) and prediction is not None and labels is not None:
         for cause, fix, counted in _counts(prediction.astype(np.int64), labels.astype(np.int64), classes):
             yield Relation(
-                "counted in other ways", f"{tap}: {cause}.", fix, partial(_given, given=counted), forward=True, exact=True
+                "counted in other ways",
+                f"{tap}: {cause}.",
+                fix,
+                partial(_given, given=counted),
+                forward=True,
+                exact=True,
             )
     yield from _exchanged(tap, a, b)
 
@@ -81,15 +84,23 @@ def _counts(prediction: Array, labels: Array, classes: int) -> Iterator[tuple[st
     yield (
         "ignored pixels (255) are counted in the last cells, into which indices are clipped",
         skip,
-        np.bincount(np.minimum(flat, classes**2 - 1).reshape(-1), minlength=classes**2).reshape(classes, classes),
+        np.bincount(np.minimum(flat, classes**2 - 1).reshape(-1), minlength=classes**2).reshape(
+            classes, classes
+        ),
     )
-    yield "ignored pixels (255) are counted where the prediction is, as if they were right", skip, _count(
-        prediction, np.where(ignored, prediction, labels), classes
+    yield (
+        "ignored pixels (255) are counted where the prediction is, as if they were right",
+        skip,
+        _count(prediction, np.where(ignored, prediction, labels), classes),
     )
     for value in (0, classes - 1):
         kept = ~ignored & (labels != value)
         counted = _count(prediction[kept], labels[kept], classes)
-        yield f"class {value} is left out (ignored) besides 255", f"Ignore 255 alone, not class {value}.", counted
+        yield (
+            f"class {value} is left out (ignored) besides 255",
+            f"Ignore 255 alone, not class {value}.",
+            counted,
+        )
     kept = ~ignored & (prediction != 0)
     yield (
         "pixels that are predicted as class 0 are left out",
@@ -115,7 +126,13 @@ def _exchanged(tap: str, a: Array, b: Array) -> Iterator[Relation]:
             order = np.arange(len(a))
             order[moved] = order[moved[::-1]]
             cause = f"{tap}: classes {moved[0]} and {moved[1]} are exchanged (swapped) in {what}."
-            yield Relation("two classes exchanged", cause, "One order of classes.", partial(_take, order=order, axes=axes), exact=True)
+            yield Relation(
+                "two classes exchanged",
+                cause,
+                "One order of classes.",
+                partial(_take, order=order, axes=axes),
+                exact=True,
+            )
 
 
 def _take(b: Array, order: Array, axes: Sequence[int]) -> Array:
@@ -132,7 +149,9 @@ def iou(matrix: Array, absent: float = np.nan, epsilon: float = 0.0) -> Array:
     hit = np.diag(matrix).astype(np.float64)
     union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(union > 0, (hit + (epsilon if epsilon >= 1 else 0)) / (union + epsilon), absent)
+        return np.asarray(
+            np.where(union > 0, (hit + (epsilon if epsilon >= 1 else 0)) / (union + epsilon), absent)
+        )
 
 
 def _share_of(matrix: Array, axis: int) -> Array:
@@ -155,13 +174,14 @@ def _mean(values: Array) -> Array:
 
 
 ABSENT = "Leave classes out that are neither labelled nor predicted: numpy.nanmean."
+UNION = "hit / (labelled + predicted - hit)"
 IOU: Mapping[str, tuple[str, Score]] = {
-    "classes that are absent from labels and predictions have 0 where the reference has NaN": (ABSENT, partial(iou, absent=0.0)),
-    "classes that are absent from labels and predictions have 1 where the reference has NaN": (ABSENT, partial(iou, absent=1.0)),
+    "classes that nobody labelled or predicted have 0 where the reference has NaN": (ABSENT, partial(iou, absent=0.0)),
+    "classes that nobody labelled or predicted have 1 where the reference has NaN": (ABSENT, partial(iou, absent=1.0)),
     "classes that are absent have the IoU 0, and 1e-10 is added below": (ABSENT, lambda m: iou(m, 0.0, 1e-10)),
-    "it is the recall, hits by labelled pixels": ("hit / (labelled + predicted - hit)", partial(_share_of, axis=1)),
-    "it is the precision, hits by predicted pixels": ("hit / (labelled + predicted - hit)", partial(_share_of, axis=0)),
-    "it is Dice (F1), twice the hits by the sum": ("hit / (labelled + predicted - hit)", _dice),
+    "it is the recall, hits by labelled pixels": (UNION, partial(_share_of, axis=1)),
+    "it is the precision, hits by predicted pixels": (UNION, partial(_share_of, axis=0)),
+    "it is Dice (F1), twice the hits by the sum": (UNION, _dice),
     "1 is added above and below (smoothing)": ("hit / union without smoothing", partial(iou, epsilon=1.0)),
     "it is computed in float32": ("float64", lambda m: iou(m).astype(np.float32).astype(np.float64)),
 }  # fmt: skip
@@ -201,15 +221,24 @@ SCORES: Mapping[str, Mapping[str, tuple[str, Score]]] = {
 
 
 def _explain_scores(
-    kind: str, taps: Sequence[str], variants: Mapping[str, tuple[str, Score]], reference: Record, other: Record
+    kind: str,
+    taps: Sequence[str],
+    variants: Mapping[str, tuple[str, Score]],
+    reference: Record,
+    other: Record,
 ) -> Diagnosis:
     """One diagnosis for all matrices that a score was taken of."""
-    a, b = (np.concatenate([np.atleast_1d(r.arrays[tap]).astype(np.float64) for tap in taps]) for r in (reference, other))
+    a, b = (
+        np.concatenate([np.atleast_1d(r.arrays[tap]).astype(np.float64) for tap in taps])
+        for r in (reference, other)
+    )
     matrices = [other.arrays[_matrix_of(tap)] for tap in taps]
     relations = []
     for words, (fix, score) in variants.items():
         with np.errstate(all="ignore"):
-            made = np.concatenate([np.atleast_1d(np.asarray(score(matrix), np.float64)) for matrix in matrices])
+            made = np.concatenate(
+                [np.atleast_1d(np.asarray(score(matrix), np.float64)) for matrix in matrices]
+            )
         relations.append(
             Relation("other scores", f"{kind}: {words}.", fix, partial(_given, given=made), forward=True)
         )

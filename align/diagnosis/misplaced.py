@@ -82,7 +82,9 @@ def _indices(elsewhere: Mapping[str, str]) -> set[tuple[int, int]]:
         if INDEX.sub("#", name) != INDEX.sub("#", source):
             return set()
         changed = [
-            (int(a), int(b)) for a, b in zip(INDEX.findall(name), INDEX.findall(source), strict=True) if a != b
+            (int(a), int(b))
+            for a, b in zip(INDEX.findall(name), INDEX.findall(source), strict=True)
+            if a != b
         ]
         if len(changed) != 1:
             return set()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -30,28 +31,36 @@ GAIN = 0.25
 """What part of the difference a rule may leave."""
 
 TRIED = (
-    "settings", "clipping", "nesterov", "dampening", "coupled and decoupled decay", "L1 decay", "rate in the velocity",
-    "averaged velocity", "amsgrad", "centered", "epsilon under the root", "gradients kept or zero", "lost state",
+    "settings", "clipping", "nesterov", "dampening", "coupled and decoupled decay", "L1 decay",
+    "rate in the velocity", "averaged velocity", "amsgrad", "centered", "epsilon under the root", "gradients kept or zero", "lost state",
 )  # fmt: skip
 
 WORDS: Mapping[str, tuple[str, str]] = {
-    "nesterov": ("Nesterov's momentum is {other} where the reference's is {reference} (nesterov)", "use_nesterov={reference}"),
+    "nesterov": (
+        "Nesterov's momentum is {other} where the reference's is {reference} (nesterov)", "use_nesterov={reference}",
+    ),
     "dampening": (
         "the velocity takes the whole gradient: dampening is {other:g}, the reference's {reference:g}",
         "v = m * v + (1 - {reference:g}) * g",
     ),
     "decay": (
-        "weight decay is {other}, the reference's is {reference}: L2 adds decay * weight to the gradient, L1 (absolute) "
-        "its sign, a decoupled one (AdamW) makes the weights smaller beside the update",
+        "weight decay is {other}, the reference's is {reference}: L2 adds decay * weight to the gradient, L1 "
+        "(absolute) its sign, a decoupled one (AdamW) makes the weights smaller beside the update",
         "{reference} weight decay",
     ),
     "velocity": (
-        "the velocity (momentum buffer) is built as '{other}', the reference's as '{reference}': with the learning rate "
-        "inside, or averaged as m * v + (1 - m) * g, it differs from v = m * v + g",
+        "the velocity (momentum buffer) is built as '{other}', the reference's as '{reference}': with the learning "
+        "rate inside, or averaged as m * v + (1 - m) * g, it differs from v = m * v + g",
         "v = m * v + g; w -= lr * v",
     ),
-    "amsgrad": ("amsgrad, which keeps the largest second moment, is {other} and the reference's {reference}", "amsgrad={reference}"),
-    "centered": ("centered, the variance around the mean gradient, is {other} and the reference's {reference}", "centered={reference}"),
+    "amsgrad": (
+        "amsgrad, which keeps the largest second moment, is {other} and the reference's {reference}",
+        "amsgrad={reference}",
+    ),
+    "centered": (
+        "centered, the variance around the mean gradient, is {other} and the reference's {reference}",
+        "centered={reference}",
+    ),
     "root": (
         "epsilon is added {other} of the square root, on the reference side {reference} of it",
         "write the update with epsilon {reference} of the root: g / (sqrt(v) + eps) is outside",
@@ -67,14 +76,18 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "every": ("an update takes {other} steps, the reference's {reference}", "optimizer.step() after every batch"),
     "lost": (
-        "the optimizer's state (its momentum buffers) is lost before step {other}, as in a training that is resumed without it",
+        "the optimizer's state (its momentum buffers) is lost before step {other}, as in a training that is resumed "
+        "without it",
         "optimizer.set_state_dict(paddle.load('….pdopt'))",
     ),
     "restarted": (
         "the bias correction starts anew before step {other}: the powers of beta are lost, the moments are not",
         "beta1_pow_acc = beta1 ** t, beta2_pow_acc = beta2 ** t",
     ),
-    "half": ("the parameters are kept in float16 (half precision) between the steps", "master_weight=True, multi_precision=True"),
+    "half": (
+        "the parameters are kept in float16 (half precision) between the steps",
+        "master_weight=True, multi_precision=True",
+    ),
 }  # fmt: skip
 """What a difference in a field of a rule means, and what to write."""
 
@@ -111,7 +124,9 @@ def _explain_rule(
     before, after = _fall(first, names, cases[1], right, wrong, other)
     if after > GAIN * before:
         return None
-    return Diagnosis(first.tap, f"On the {other.side} side {', and '.join(causes)}.", "; ".join(fixes), before, after)
+    return Diagnosis(
+        first.tap, f"On the {other.side} side {', and '.join(causes)}.", "; ".join(fixes), before, after
+    )
 
 
 def _in_words(name: str, right: Rule, wrong: Rule) -> tuple[str, str]:
@@ -130,7 +145,10 @@ def _names(
     if own not in known:
         return
     yield own
-    skips = sorted(known, key=lambda n: (all(g is not None for g in _of(reference, n)), reference.arrays[f"{n} {BEFORE}"].size))
+    skips = sorted(
+        known,
+        key=lambda n: (all(g is not None for g in _of(reference, n)), reference.arrays[f"{n} {BEFORE}"].size),
+    )
     yield from [n for n in skips if n != own][: LOOKED_AT - 1]
 
 
@@ -185,7 +203,7 @@ def _rules(figures: set[str], right: Rule | None) -> Iterator[Rule]:
             yield replace(right, **one, **two)
 
 
-def _changes(rule: Rule) -> Iterator[dict[str, object]]:
+def _changes(rule: Rule) -> Iterator[dict[str, Any]]:
     """What may be different about a rule."""
     for decay in ("coupled", "decoupled", "absolute", "coupled and absolute", "times the rate"):
         yield {"decay": decay}

@@ -34,7 +34,13 @@ GREY_LEVELS = 2 / 255
 def normalisations(named: str, samples: Sequence[Sides]) -> Iterator[Relation]:
     """Other figures in (pixel / scale - mean) / std: both sides' are fitted to the pixels they were given."""
     before, a, b = samples[0]
-    if before.ndim != 3 or before.dtype != np.uint8 or a.dtype.kind != "f" or a.ndim != 3 or a.shape != b.shape:
+    if (
+        before.ndim != 3
+        or before.dtype != np.uint8
+        or a.dtype.kind != "f"
+        or a.ndim != 3
+        or a.shape != b.shape
+    ):
         yield nothing("other mean, deviation or scale")
         return
     pixels = np.moveaxis(before, 2, 0) if a.shape == (before.shape[2], *before.shape[:2]) else before
@@ -65,7 +71,9 @@ def _lines(pixels: Array, result: Array) -> tuple[Array, Array] | None:
     return (slope, offset) if gap <= 2e-6 * np.abs(y).max() else None
 
 
-def _figures(named: str, slope: Array, offset: Array, other_slope: Array, other_offset: Array) -> tuple[str, str]:
+def _figures(
+    named: str, slope: Array, offset: Array, other_slope: Array, other_offset: Array
+) -> tuple[str, str]:
     """In words what another line for each channel means, with the reference's scale taken to be 255."""
     std, mean = 1 / (255 * slope), -offset / (255 * slope)
     fix = f"(image / 255 - {_row(mean)}) / {_row(std)}"
@@ -75,7 +83,10 @@ def _figures(named: str, slope: Array, offset: Array, other_slope: Array, other_
             return f"{named}: pixels are {how} before mean and deviation.", fix
     other_std, other_mean = 1 / (255 * other_slope), -other_offset / (255 * other_slope)
     if _near(other_mean, mean) and _near(other_std, np.ones_like(std)):
-        return f"{named}: the mean is subtracted, but nothing is divided by the deviation (std is left out).", fix
+        return (
+            f"{named}: the mean is subtracted, but nothing is divided by the deviation (std is left out).",
+            fix,
+        )
     if _near(other_mean, mean[::-1]) and _near(other_std, std[::-1]):
         return f"{named}: mean and std are reversed: they are those of the channels in BGR order.", fix
     if _near(other_mean, np.zeros_like(mean)) and _near(other_std, np.ones_like(std)):
@@ -132,12 +143,15 @@ def scales(named: str, samples: Sequence[Sides]) -> Iterator[Relation]:
         )
         yield observed("the sizes", cause, "random.choice(scales)")
         return
-    cause = f"{named} is scaled by {_listing(found[1], grids[1])}, the reference's by {listed}: another list of scales."
+    own = _listing(found[1], grids[1])
+    cause = f"{named} is scaled by {own}, the reference's by {listed}: another list of scales."
     yield observed("the sizes", cause, "Use the reference's list of scales.")
 
 
 def _listing(scales: Sequence[tuple[float, float]], grid: float) -> str:
-    return ", ".join(f"{value:.4g}" for value in sorted({np.ceil(low / grid - 1e-9) * grid for low, _ in scales}))
+    return ", ".join(
+        f"{value:.4g}" for value in sorted({np.ceil(low / grid - 1e-9) * grid for low, _ in scales})
+    )
 
 
 def _scale(before: Array, after: Array) -> tuple[float, float]:
@@ -234,7 +248,9 @@ def recoloured(named: str, samples: Sequence[Sides], others: Sequence[Sides]) ->
     shown = [Enhanced(*sides) for sides in samples[:COLOURED] if _is_rgb(sides)]
     if not shown or not _is_rgb(samples[0]):
         return
-    change = explain_colours(named, shown, [Enhanced(*sides) for sides in others[:COLOURED] if _is_rgb(sides)])
+    change = explain_colours(
+        named, shown, [Enhanced(*sides) for sides in others[:COLOURED] if _is_rgb(sides)]
+    )
     if change is None:
         yield nothing("other factors or another order of brightness, contrast and saturation")
         return
@@ -249,7 +265,9 @@ def recoloured(named: str, samples: Sequence[Sides], others: Sequence[Sides]) ->
 
 
 def _is_rgb(sides: Sides) -> bool:
-    return all(s.ndim == 3 and s.shape == sides[0].shape and s.dtype == np.uint8 and s.shape[2] == 3 for s in sides)
+    return all(
+        s.ndim == 3 and s.shape == sides[0].shape and s.dtype == np.uint8 and s.shape[2] == 3 for s in sides
+    )
 
 
 def _given(_: Array, given: Array) -> Array:

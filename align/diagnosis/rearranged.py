@@ -41,7 +41,11 @@ def same_numbers(a: Array, b: Array) -> bool:
 def _transposed(name: str, a: Array, b: Array) -> Iterator[Relation]:
     for order in _orders(b.ndim):
         if tuple(b.shape[axis] for axis in order) == a.shape:
-            how = "transposed" if b.ndim == 2 else f"transposed: its axes are those of .transpose{_inverse(order)}"
+            how = (
+                "transposed"
+                if b.ndim == 2
+                else f"transposed: its axes are those of .transpose{_inverse(order)}"
+            )
             cause = f"{name} is {how}; the reference has the same numbers in the axes' own order."
             yield Relation(TRIED, cause, f".transpose{order}", partial(np.transpose, axes=order), exact=True)
 
@@ -76,7 +80,9 @@ def _axis_permuted(name: str, a: Array, b: Array) -> Iterator[Relation]:
         if order is not None:
             cause = f"{name}: {describe_order(order)} along axis {axis}."
             fix = f"np.take(…, {list(np.argsort(order))}, axis={axis})"
-            yield Relation(TRIED, cause, fix, partial(np.take, indices=np.argsort(order), axis=axis), exact=True)
+            yield Relation(
+                TRIED, cause, fix, partial(np.take, indices=np.argsort(order), axis=axis), exact=True
+            )
 
 
 def find_order(a: Sequence[Array] | Array, b: Sequence[Array] | Array) -> list[int] | None:
@@ -112,7 +118,7 @@ def _reshaped(name: str, a: Array, b: Array) -> Iterator[Relation]:
 
 
 def _unshape(shape: tuple[int, ...], order: tuple[int, ...], b: Array) -> Array:
-    return np.ascontiguousarray(b).reshape(shape).transpose(order)
+    return np.asarray(np.ascontiguousarray(b).reshape(shape).transpose(order))
 
 
 def _orders(axes: int) -> Iterator[tuple[int, ...]]:

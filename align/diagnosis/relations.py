@@ -34,10 +34,11 @@ Pair = tuple[Array, Array]
 class Relation:
     """How one side's array may come from the other's.
 
-    `tried` names it in a few words, `cause` and `fix` are for people if it holds. `change` makes the
-    reference's array of the other side's, or, `forward`, what the other side has of the reference's. `fitted` is
-    how many numbers were taken from the arrays themselves. An `exact` one must restore every bit, others may leave rounding or what is `allowed`. A `certain` one does
-    so and needs no further evidence, like a dtype. A `fact` is seen in the records and undoes nothing, like an order.
+    `tried` names it in a few words, `cause` and `fix` are for people if it holds. `change` makes the reference's
+    array of the other side's, or, `forward`, what the other side has of the reference's. `fitted` is how many
+    numbers were taken from the arrays themselves. An `exact` one must restore every bit, others may leave rounding,
+    or what is `allowed`. A `certain` one restores every bit and needs no further evidence, like a dtype. A `fact` is
+    seen in the records and undoes nothing, like an order.
     """
 
     tried: str
@@ -74,7 +75,9 @@ def explain(place: str, relations: Iterable[Relation], pairs: Sequence[Pair]) ->
             return Diagnosis(place, relation.cause, relation.fix, tried=(relation.tried,))
         first = try_relation(relation, *pairs[0])
         if first.holds and (relation.certain or first.bits + _others(relation, pairs) >= NEEDED_BITS):
-            return Diagnosis(place, relation.cause, relation.fix, first.before, first.after, (relation.tried,))
+            return Diagnosis(
+                place, relation.cause, relation.fix, first.before, first.after, (relation.tried,)
+            )
         if relation.tried not in tried:
             tried.append(relation.tried)
     return Diagnosis(place, tried=tuple(tried))
@@ -117,8 +120,11 @@ def evidence(a: Array, b: Array, goal: Array, exact: bool = False) -> float:
     if a.shape != b.shape:
         spread = np.abs(goals.astype(np.float64) - float(np.median(goals)))
         return float(np.log2(1 + spread / tolerance).sum())
+    no_number = 2.0**20 * (scale_of(goal) or 1.0)  # a NaN against a number is no rounding
     with np.errstate(invalid="ignore"):
-        gaps = np.nan_to_num(np.abs(numbers(a) - numbers(b)).reshape(-1), nan=scale_of(goal), posinf=scale_of(goal))
+        gaps = np.nan_to_num(
+            np.abs(numbers(a) - numbers(b)).reshape(-1), nan=no_number, posinf=no_number
+        )
     gaps[np.isnan(numbers(a).reshape(-1)) & np.isnan(numbers(b).reshape(-1))] = 0
     differing = np.flatnonzero(gaps)
     goals, first = np.unique(goal.reshape(-1)[differing], return_index=True)

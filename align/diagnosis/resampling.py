@@ -64,7 +64,7 @@ def _one_way(rows: Array, count: int, kernel: Callable[[Array], Array], support:
         weights[i, first:last] = np.trunc(fixed + np.where(fixed < 0, -0.5, 0.5)).astype(np.int64)
     flat = rows.reshape(given, -1).astype(np.int64)
     summed = (weights @ flat + (1 << (PRECISION - 1))) >> PRECISION
-    return np.clip(summed, 0, 255).astype(np.uint8).reshape(count, *rows.shape[1:])
+    return np.asarray(np.clip(summed, 0, 255).astype(np.uint8).reshape(count, *rows.shape[1:]))
 
 
 def four_neighbours(image: Array, height: int, width: int) -> Array:

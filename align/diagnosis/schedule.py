@@ -28,7 +28,15 @@ FEWEST = 6
 MULTIPLIER = 1e-6
 """How near to a whole number a group's multiplier is."""
 
-TRIED = ("float32", "a factor", "late or early", "held for an epoch", "a lower bound", "a lost multiplier", "another formula")
+TRIED = (
+    "float32",
+    "a factor",
+    "late or early",
+    "held for an epoch",
+    "a lower bound",
+    "a lost multiplier",
+    "another formula",
+)
 
 
 def explain_schedule(failing: Sequence[Comparison], reference: Record, other: Record) -> list[Diagnosis]:
@@ -57,7 +65,12 @@ def _alike(pair: tuple[Array, Array], known: tuple[Array, Array]) -> bool:
     """Whether two groups' rates differ by a multiplier alone."""
     a, b = (side / (np.abs(pair[0]).max() or 1.0) for side in pair)
     x, y = (side / (np.abs(known[0]).max() or 1.0) for side in known)
-    return a.shape == x.shape and b.shape == y.shape and np.allclose(a, x, rtol=1e-9) and np.allclose(b, y, rtol=1e-9)
+    return (
+        a.shape == x.shape
+        and b.shape == y.shape
+        and np.allclose(a, x, rtol=1e-9)
+        and np.allclose(b, y, rtol=1e-9)
+    )
 
 
 def _explain(tap: str, reference: Record, other: Record) -> Diagnosis:
@@ -72,7 +85,13 @@ def _explain(tap: str, reference: Record, other: Record) -> Diagnosis:
     stated = _formulas(a, b)
     if stated:
         causes, fixes = zip(*stated, strict=True)
-        return Diagnosis(tap, f"The rate's formula differs: {'; '.join(causes)}.", "; ".join(dict.fromkeys(fixes)), distance(a, b), EXACT)
+        return Diagnosis(
+            tap,
+            f"The rate's formula differs: {'; '.join(causes)}.",
+            "; ".join(dict.fromkeys(fixes)),
+            distance(a, b),
+            EXACT,
+        )
     return Diagnosis(tap, tried=TRIED)
 
 
@@ -89,13 +108,17 @@ def _counted(a: Array, b: Array) -> Iterator[Candidate]:
     """Another count of steps: late, early, doubled, once an epoch."""
     steps = np.arange(len(a))
     for late in LATE:
-        words = f"{abs(late)} iteration{'s' if abs(late) > 1 else ''} {'late' if late > 0 else 'early'}"
-        cause = f"Every rate comes {'one iteration' if abs(late) == 1 else words.rsplit(' ', 1)[0]} {words.rsplit(' ', 1)[1]} (shifted by {late:+d})"
+        words = "one iteration" if abs(late) == 1 else f"{abs(late)} iterations"
+        cause = f"Every rate comes {words} {'late' if late > 0 else 'early'} (shifted by {late:+d})"
         cause += ": the schedule is stepped " + (
             "after the rate is asked for, or counts from 1." if late > 0
             else "before the first update, or the count goes up (step) before the rate is asked for."
         )  # fmt: skip
-        yield cause, "Set the rate of iteration it, update, then count on: learning_rate(it).", _at(a, steps - late)
+        yield (
+            cause,
+            "Set the rate of iteration it, update, then count on: learning_rate(it).",
+            _at(a, steps - late),
+        )
     yield (
         "The schedule is stepped twice in every iteration: rates come at double speed.",
         "Step it once: in the loop or in a callback.",
@@ -112,7 +135,11 @@ def _counted(a: Array, b: Array) -> Iterator[Candidate]:
             held = f"The rate is held for {length} iterations: the schedule is stepped once an epoch"
             yield f"{held}.", "scheduler.step() after every batch", _at(a, steps // length * length)
             cause = f"{held}, but counts in iterations (of T_max, milestones or steps)."
-            yield cause, "scheduler.step() after every batch, or T_max and milestones in epochs", _at(a, steps // length)
+            yield (
+                cause,
+                "scheduler.step() after every batch, or T_max and milestones in epochs",
+                _at(a, steps // length),
+            )
 
 
 def _at(a: Array, steps: Array, *, hold: bool = False) -> Array:
@@ -122,17 +149,36 @@ def _at(a: Array, steps: Array, *, hold: bool = False) -> Array:
 
 def _bounded(tap: str, a: Array, b: Array, reference: Record) -> Iterator[Candidate]:
     """The same curve rounded, multiplied, cut off below, or without its group's multiplier from some step on."""
-    yield "Rates are rounded to float32 (precision).", "Compute rates as Python floats.", a.astype(np.float32).astype(np.float64)
+    yield (
+        "Rates are rounded to float32 (precision).",
+        "Compute rates as Python floats.",
+        a.astype(np.float32).astype(np.float64),
+    )
     factor = float(np.median(b[a > 0] / a[a > 0])) if (a > 0).any() else 1.0
-    yield f"Every rate is {factor:.6g} times the reference's (a constant factor).", f"lr * {1 / factor:.6g}" if factor else "lr", factor * a
+    yield (
+        f"Every rate is {factor:.6g} times the reference's (a constant factor).",
+        f"lr * {1 / factor:.6g}" if factor else "lr",
+        factor * a,
+    )
     low = float(b.min())
     if low > a.min():
-        yield f"No rate is below {low:.6g}: a lower bound (floor, minimum) cuts the end off.", "No lower bound.", np.maximum(a, low)
+        yield (
+            f"No rate is below {low:.6g}: a lower bound (floor, minimum) cuts the end off.",
+            "No lower bound.",
+            np.maximum(a, low),
+        )
     first = int(np.argmax(a != b))
     lost = b[first] / a[first] if first and a[first] else 0.0
     if 0 < lost < 0.6 and abs(1 / lost - round(1 / lost)) < MULTIPLIER:
-        cause = f"From step {first} on the rate is {lost:.6g} times the reference's: the group's multiplier ({1 / lost:.6g}) is lost then."
-        yield cause, "set_lr(rate * multiplier) for every group", np.where(np.arange(len(a)) < first, a, a * lost)
+        cause = (
+            f"From step {first} on the rate is {lost:.6g} times the reference's: the group's multiplier "
+            f"({1 / lost:.6g}) is lost then."
+        )
+        yield (
+            cause,
+            "set_lr(rate * multiplier) for every group",
+            np.where(np.arange(len(a)) < first, a, a * lost),
+        )
 
 
 # --- formulas -----------------------------------------------------------------------------------------------
@@ -151,7 +197,8 @@ def _of_peak(right: Curve, wrong: Curve) -> Iterator[tuple[str, str]]:
     known = right.decay.kind and wrong.decay.kind
     if known and _apart(right.peak, wrong.peak) and right.warmup.shape and wrong.warmup.shape:
         yield (
-            f"its peak is {wrong.peak:.6g}, not {right.peak:.6g}: the base lr is {wrong.peak / right.peak:.6g} times as large",
+            f"its peak is {wrong.peak:.6g}, not {right.peak:.6g}: the base lr is {wrong.peak / right.peak:.6g} times "
+            "as large",
             f"lr={right.peak:.6g}",
         )
 
@@ -161,7 +208,9 @@ def _of_warmup(right: Curve, wrong: Curve) -> Iterator[tuple[str, str]]:
     if not (a.shape and b.shape) or a.shape == b.shape == "none":
         return
     if "none" in (a.shape, b.shape):
-        what = "left out" if b.shape == "none" else f"{b.length} iterations long, where the reference has none"
+        what = (
+            "left out" if b.shape == "none" else f"{b.length} iterations long, where the reference has none"
+        )
         yield f"the warm-up is {what}", f"warm up for {a.length} iterations" if a.length else "no warm-up"
         return
     zero = ", from zero" if b.start == 0 else ""
@@ -171,7 +220,10 @@ def _of_warmup(right: Curve, wrong: Curve) -> Iterator[tuple[str, str]]:
         yield f"the warm-up starts at {b.start:.6g}, not {a.start:.6g}", _warm(right)
     if a.length != b.length:
         off = f" ({b.length - a.length:+d}: off by one step)" if abs(a.length - b.length) == 1 else ""
-        yield f"the warm-up's length is {b.length} iterations, not {a.length}{off}", f"warmup_steps={a.length}"
+        yield (
+            f"the warm-up's length is {b.length} iterations, not {a.length}{off}",
+            f"warmup_steps={a.length}",
+        )
 
 
 def _warm(curve: Curve) -> str:
@@ -189,8 +241,8 @@ def _of_decay(right: Curve, wrong: Curve) -> Iterator[tuple[str, str]]:
         return
     if a.kind == "steps" and b.kind == "constant":
         yield (
-            f"the rate stays constant, where the reference's falls {_falls(a.falls)}: no milestone is reached, as when "
-            "they are counted in other steps (iterations, epochs)",
+            f"the rate stays constant, where the reference's falls {_falls(a.falls)}: no milestone is reached, as "
+            "when they are counted in other steps (iterations, epochs)",
             "milestones in the steps that are counted",
         )
     elif a.kind == "poly" and b.kind == "poly":
@@ -199,15 +251,31 @@ def _of_decay(right: Curve, wrong: Curve) -> Iterator[tuple[str, str]]:
         yield f"the decay is {_called(wrong)}, not {_called(right)}", f"a decay by {_called(right)}"
     elif a.kind == "cosine":
         if _apart(a.end, b.end, right.peak):
-            yield f"the cosine's end rate (eta_min, the floor) is {b.end:.6g}, not {a.end:.6g}", f"eta_min={a.end:.6g}"
+            yield (
+                f"the cosine's end rate (eta_min, the floor) is {b.end:.6g}, not {a.end:.6g}",
+                f"eta_min={a.end:.6g}",
+            )
         if abs(a.ends - b.ends) > 0.1:
-            yield f"the cosine's length (T_max) is {b.ends - b.begins:.6g}, not {a.ends - a.begins:.6g}", f"T_max={a.ends - a.begins:.6g}"
+            yield (
+                f"the cosine's length (T_max) is {b.ends - b.begins:.6g}, not {a.ends - a.begins:.6g}",
+                f"T_max={a.ends - a.begins:.6g}",
+            )
     elif a.kind == "exponential" and _apart(a.power, b.power):
         natural = abs(b.power + np.exp(a.power)) < 1e-6
-        how = f"exp({b.power:.6g} * it): the natural exponential with the same gamma" if natural else f"{np.exp(b.power):.6g} ** it"
-        yield f"the decay is {how}, not {np.exp(a.power):.6g} ** it", f"paddle.optimizer.lr.ExponentialDecay(gamma={np.exp(a.power):.6g})"
+        how = (
+            f"exp({b.power:.6g} * it): the natural exponential with the same gamma"
+            if natural
+            else f"{np.exp(b.power):.6g} ** it"
+        )
+        yield (
+            f"the decay is {how}, not {np.exp(a.power):.6g} ** it",
+            f"paddle.optimizer.lr.ExponentialDecay(gamma={np.exp(a.power):.6g})",
+        )
     elif a.kind == "steps" and a.falls != b.falls:
-        yield f"the rate falls {_falls(b.falls)}, the reference's {_falls(a.falls)}", f"milestones and gamma: {_falls(a.falls)}"
+        yield (
+            f"the rate falls {_falls(b.falls)}, the reference's {_falls(a.falls)}",
+            f"milestones and gamma: {_falls(a.falls)}",
+        )
 
 
 def _of_poly(right: Curve, wrong: Curve) -> Iterator[tuple[str, str]]:
@@ -220,7 +288,10 @@ def _of_poly(right: Curve, wrong: Curve) -> Iterator[tuple[str, str]]:
         yield f"the polynomial's end rate is {b.end:.6g}{default}, not {a.end:.6g}", f"end_lr={a.end:.6g}"
     if abs(a.ends - b.ends) > 0.1:
         off = " (off by one)" if abs(abs(a.ends - b.ends) - 1) < 0.1 else ""
-        yield f"the decay ends at iteration {b.ends:.6g}, not {a.ends:.6g}{off}", f"max_iter={a.ends:.6g} (total iterations)"
+        yield (
+            f"the decay ends at iteration {b.ends:.6g}, not {a.ends:.6g}{off}",
+            f"max_iter={a.ends:.6g} (total iterations)",
+        )
     if abs(a.begins - b.begins) > 0.1 and _warmups_alike(right, wrong):
         yield (
             f"the decay (poly) counts from iteration {b.begins:.0f}, not {a.begins:.0f}: "
@@ -230,7 +301,9 @@ def _of_poly(right: Curve, wrong: Curve) -> Iterator[tuple[str, str]]:
 
 
 def _warmups_alike(right: Curve, wrong: Curve) -> bool:
-    return (right.warmup.shape == wrong.warmup.shape and right.warmup.length == wrong.warmup.length) or "" in (
+    return (
+        right.warmup.shape == wrong.warmup.shape and right.warmup.length == wrong.warmup.length
+    ) or "" in (
         right.warmup.shape,
         wrong.warmup.shape,
     )
@@ -239,12 +312,23 @@ def _warmups_alike(right: Curve, wrong: Curve) -> bool:
 def _of_restart(a: Array, b: Array) -> Iterator[tuple[str, str]]:
     """A decay that begins again where the reference stays at its end."""
     last = int(np.flatnonzero(np.diff(a))[-1]) + 1 if np.diff(a).any() else 0
-    if 0 < last < len(a) - FEWEST and np.abs(a[:last] - b[:last]).max() <= EXACT * a.max() and b[last + 1] > b[last]:
-        yield f"after iteration {last} the decay begins again (it cycles), where the reference stays at {a[-1]:.6g}", "cycle=False"
+    if (
+        0 < last < len(a) - FEWEST
+        and np.abs(a[:last] - b[:last]).max() <= EXACT * a.max()
+        and b[last + 1] > b[last]
+    ):
+        yield (
+            f"after iteration {last} the decay begins again (it cycles), where the reference stays at {a[-1]:.6g}",
+            "cycle=False",
+        )
 
 
 def _called(curve: Curve) -> str:
-    names = {"poly": f"a polynomial of power {curve.decay.power:.6g}", "cosine": "a cosine", "exponential": "an exponential"}
+    names = {
+        "poly": f"a polynomial of power {curve.decay.power:.6g}",
+        "cosine": "a cosine",
+        "exponential": "an exponential",
+    }
     return names.get(curve.decay.kind, curve.decay.kind)
 
 

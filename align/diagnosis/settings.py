@@ -12,7 +12,7 @@ from stdc_parity.align.result import Comparison, Diagnosis
 
 PLACES = 5
 FIX: Mapping[str, str] = {
-    "lr": "Groups with 'learning_rate', a multiplier of the optimizer's rate in Paddle: {ratio:g} times what it is now.",
+    "lr": "Groups with 'learning_rate', a multiplier of the optimizer's rate in Paddle: {ratio:g} times what is now.",
     "weight decay": "weight_decay={reference:g}",
     "momentum": "momentum={reference:g}",
     "eps": "epsilon={reference:g}",
@@ -78,19 +78,30 @@ def _lacking(absent: Sequence[str], places: Mapping[str, str], reference: Record
         f"{absent[0]} is in no group of the {side} side's optimizer (missing), and so it is not trained: "
         f"{which(absent, absent)}."
     )
-    fix = "Give every trainable parameter to the optimizer: parameters=[*net.parameters(), *loss.parameters()]."
+    fix = (
+        "Give every trainable parameter to the optimizer: parameters=[*net.parameters(), *loss.parameters()]."
+    )
     return Diagnosis(places[absent[0]], cause, fix)
 
 
 def _differing(
-    figure: str, a: float, b: float, own: Sequence[str], places: Mapping[str, str], every: Sequence[str], other: Record
+    figure: str,
+    a: float,
+    b: float,
+    own: Sequence[str],
+    places: Mapping[str, str],
+    every: Sequence[str],
+    other: Record,
 ) -> Diagnosis:
     place = places[own[0]]
     if figure == "group":
-        return Diagnosis(place, f"{own[0]} is in another group, with the same settings.", "Put it into the same group.")
+        return Diagnosis(
+            place, f"{own[0]} is in another group, with the same settings.", "Put it into the same group."
+        )
     called = {"lr": "learning rate", "eps": "epsilon (eps)"}.get(figure, figure)
     whose = KNOWN.get((figure, b), "")
-    cause = f"The {called} of {which(own, every)} is {b:g}{f' ({whose})' if whose else ''} on the {other.side} side, not {a:g}"
+    value = f"{b:g} ({whose})" if whose else f"{b:g}"
+    cause = f"The {called} of {which(own, every)} is {value} on the {other.side} side, not {a:g}"
     if figure == "lr" and b:
         cause += f": it is multiplied by {b / a:.4g}" if a else ""
     fix = FIX.get(figure, "{reference:g}").format(reference=a, ratio=a / b if b else 0.0)

@@ -50,13 +50,17 @@ def _relations(taps: Sequence[str], reference: Record, other: Record) -> Iterato
     every = [(reference.arrays[tap], other.arrays[tap], reference.arrays[f"{tap} before"]) for tap in taps]
     step = _share(every)
     new = MOMENTUM * step
-    other_way = ", which is Paddle's for PyTorch's 0.9, or 0.9 taken over unchanged" if abs(new - 0.9) < 1e-3 else ""
+    other_way = (
+        ", which is Paddle's for PyTorch's 0.9, or 0.9 taken over unchanged" if abs(new - 0.9) < 1e-3 else ""
+    )
     cause = (
         f"{name} moves {step:.5g} times as far as the reference's: for a momentum of {MOMENTUM:g} in PyTorch (0.9 in "
         f"Paddle) that is {new:.5g}, in Paddle momentum={1 - new:.5g}{other_way}."
     )
     predicted = old + step * moved
-    yield _for_every(every, "another momentum", cause, "momentum=0.9 (Paddle's is 1 - PyTorch's)", predicted, step)
+    yield _for_every(
+        every, "another momentum", cause, "momentum=0.9 (Paddle's is 1 - PyTorch's)", predicted, step
+    )
     if name.endswith("running_var"):
         yield from _corrected(name, a, b, old)
     else:
@@ -72,7 +76,12 @@ def _share(every: Sequence[tuple[Array, Array, Array]]) -> float:
 
 
 def _for_every(
-    every: Sequence[tuple[Array, Array, Array]], tried: str, cause: str, fix: str, predicted: Array, step: float
+    every: Sequence[tuple[Array, Array, Array]],
+    tried: str,
+    cause: str,
+    fix: str,
+    predicted: Array,
+    step: float,
 ) -> Relation:
     """A relation that makes of each reference array what its own start and `step` make of it."""
     starts = {a.tobytes(): old for a, _, old in every}
@@ -108,5 +117,3 @@ def _corrected(name: str, a: Array, b: Array, old: Array) -> Iterator[Relation]:
 
 def _given(_: Array, given: Array) -> Array:
     return given
-
-

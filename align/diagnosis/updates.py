@@ -1,4 +1,4 @@
-"""Rules by which optimizers change a parameter, written out in float64: what would each have made of the gradients?"""
+"""Rules by which optimizers change a parameter, in float64: what would each have made of the gradients?"""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SQUARED = 1e-16
 class Rule:
     """One optimizer's way, every field a thing that ports get wrong.
 
-    `family` is "sgd", "adam", "rmsprop", "adagrad" or "adadelta". `decay` says how weight decay acts: "coupled" (added
-    to the gradient), "decoupled" (beside the update), "absolute" (the weights' signs), "coupled and absolute", "times the
-    rate". `velocity` is
-    "plain", "rate inside" or "averaged". `root` says whether epsilon is "outside" or "inside" of the square root.
-    `gradients` are "cleared" after a step, "kept" (they add up) or "zeroed" (zero where absent). `every` is how many
-    steps an update takes; before step `lost` the state is forgotten, before step `restarted` the count of steps.
+    `family` is "sgd", "adam", "rmsprop", "adagrad" or "adadelta". `decay` says how weight decay acts: "coupled"
+    (added to the gradient), "decoupled" (beside the update), "absolute" (the weights' signs), "coupled and absolute",
+    "times the rate". `velocity` is "plain", "rate inside" or "averaged". `root` says whether epsilon is "outside" or
+    "inside" of the square root. `gradients` are "cleared" after a step, "kept" (they add up) or "zeroed" (zero where
+    absent). `every` is how many steps an update takes; before step `lost` the state is forgotten, before step
+    `restarted` the count of steps.
     """
 
     family: str
@@ -79,7 +79,9 @@ def simulate(rule: Rule, case: Case) -> list[tuple[Array, Array]]:
             value = _step(rule, case.settings, value, given, state, rate)
             if rule.half:
                 value = value.astype(np.float16).astype(np.float64)
-        history.append((value, state.second if rule.family in ("rmsprop", "adagrad", "adadelta") else state.first))
+        history.append(
+            (value, state.second if rule.family in ("rmsprop", "adagrad", "adadelta") else state.first)
+        )
     return history
 
 
@@ -141,9 +143,7 @@ def _adam(rule: Rule, settings: Mapping[str, float], gradient: Array, state: _St
     return np.asarray(state.first / (1 - beta1**state.steps) / (root + settings.get("eps", 1e-8)))
 
 
-def _rmsprop(
-    rule: Rule, settings: Mapping[str, float], gradient: Array, state: _State, rate: float
-) -> Array:
+def _rmsprop(rule: Rule, settings: Mapping[str, float], gradient: Array, state: _State, rate: float) -> Array:
     alpha = settings.get("alpha", 0.99)
     epsilon = settings.get("eps", SQUARED if rule.root == "inside" else 1e-8)
     state.second = alpha * state.second + (1 - alpha) * gradient**2

@@ -95,7 +95,9 @@ def _on_one_side(name: str, reference: Record, other: Record) -> Diagnosis:
     """A tensor that one network lacks is no value's fault, but a layer's."""
     there, absent = (other, reference) if name in other.arrays else (reference, other)
     if name.endswith(".bias"):
-        cause = f"Only the {there.side} network has {name}: its layer was built with a bias, its twin without."
+        cause = (
+            f"Only the {there.side} network has {name}: its layer was built with a bias, its twin without."
+        )
         if there.side == "paddle":
             cause += " Paddle's bias_attr=None creates a bias; bias=False in PyTorch is bias_attr=False."
         fix = "bias_attr=False" if there.side == "paddle" else "bias=False"
@@ -123,7 +125,9 @@ def _not_loaded(
     everything = [tap.name for tap in other.taps if tap.kind == "tensor"]
     if len(fresh) == len(everything):
         cause = f"Nothing was loaded: all {len(fresh)} tensors have their initial values, so no name fitted."
-        fix = "Strip the prefix ('module.') from the checkpoint's names, and check what set_state_dict returns."
+        fix = (
+            "Strip the prefix ('module.') from the checkpoint's names, and check what set_state_dict returns."
+        )
     elif all(n.endswith(STATISTICS) for n in fresh):
         cause = (
             f"{name} was not loaded: all {len(fresh)} running statistics have their initial values, mean 0 and "
@@ -158,21 +162,29 @@ def _as_stored(name: str, kind: str, side: str, a: Array) -> Iterator[Relation]:
     tried = "the layouts of files and frameworks"
     if a.ndim == 2:
         cause = f"{name} is transposed"
-        cause += ": Paddle keeps a Linear weight as (in, out), PyTorch as (out, in)." if kind == "Linear" else "."
+        cause += (
+            ": Paddle keeps a Linear weight as (in, out), PyTorch as (out, in)." if kind == "Linear" else "."
+        )
         fix = "linear.weight.set_value(weight.T)" if side == "paddle" else "linear.weight.copy_(weight.T)"
         yield Relation(tried, cause, fix, np.transpose, exact=True)
     if a.ndim < 3:
         return
     turned = tuple(range(2, a.ndim))
-    cause = f"{name}: its input and output channels are exchanged (transposed), as only a Linear weight's may be."
+    cause = (
+        f"{name}: its input and output channels are exchanged (transposed), as only a Linear weight's may be."
+    )
     fix = "Transpose nn.Linear weights and nothing else: both frameworks keep a kernel as (out, in, h, w)."
     yield Relation(tried, cause, fix, lambda b: b.swapaxes(0, 1), exact=True)
-    cause = f"{name}: kernels are turned by 180 degrees (flipped); both frameworks compute a cross-correlation."
+    cause = (
+        f"{name}: kernels are turned by 180 degrees (flipped); both frameworks compute a cross-correlation."
+    )
     yield Relation(tried, cause, "weight[..., ::-1, ::-1]", partial(np.flip, axis=turned), exact=True)
     cause = f"{name}: rows and columns of each kernel are exchanged (transposed in space), as in column-major files."
     yield Relation(tried, cause, "weight.swapaxes(2, 3)", lambda b: b.swapaxes(-1, -2), exact=True)
     if a.shape[1] == 3:
-        cause = f"{name}: its input channels are reversed, as for images in BGR where the reference takes RGB."
+        cause = (
+            f"{name}: its input channels are reversed, as for images in BGR where the reference takes RGB."
+        )
         yield Relation(tried, cause, "weight[:, ::-1]", lambda b: b[:, ::-1], exact=True)
     if a.ndim == 4:
         height_first = tuple(a.shape[axis] for axis in (2, 3, 1, 0))
@@ -190,12 +202,16 @@ def _as_stored(name: str, kind: str, side: str, a: Array) -> Iterator[Relation]:
                 f"reference has class {max(0, -by)}, as when one side counts a background class."
             )
             yield Relation(
-                tried, cause, f"np.roll(weight, {-by}, axis=0)", partial(np.roll, shift=-by, axis=0), exact=True
+                tried,
+                cause,
+                f"np.roll(weight, {-by}, axis=0)",
+                partial(np.roll, shift=-by, axis=0),
+                exact=True,
             )
 
 
 def _unshape(b: Array, shape: tuple[int, ...]) -> Array:
-    return np.ascontiguousarray(b).reshape(shape).transpose(3, 2, 0, 1)
+    return np.asarray(np.ascontiguousarray(b).reshape(shape).transpose(3, 2, 0, 1))
 
 
 def _of_norms(name: str) -> Iterator[Relation]:
@@ -227,7 +243,7 @@ def _of_norms(name: str) -> Iterator[Relation]:
 
 
 def _inverse_deviation(a: Array, epsilon: float) -> Array:
-    return 1 / np.sqrt(np.maximum(a, 1e-30) + np.asarray(epsilon, a.dtype))
+    return np.asarray(1 / np.sqrt(np.maximum(a, 1e-30) + np.asarray(epsilon, a.dtype)))
 
 
 def _folded(name: str, reference: Record) -> Iterator[Relation]:
@@ -286,13 +302,13 @@ def _touched(name: str, a: Array, b: Array) -> Iterator[Relation]:
     at = [int(i) for i in np.unravel_index(differing[0], a.shape)]
     count = "one element differs" if len(differing) == 1 else f"{len(differing)} elements differ"
     cause = (
-        f"{name} is a copy that was touched: only {count} of {a.size}, first at {at}; the others are equal to the bit. "
+        f"{name} is a copy that was touched: only {count} of {a.size}, first at {at}; others are equal to the bit. "
         "It was edited, printed and read again, or trained for a moment."
     )
 
     def restored(b: Array) -> Array:
         copy = b.copy()
         copy.reshape(-1)[differing] = a.reshape(-1)[differing]
-        return copy
+        return np.asarray(copy)
 
     yield Relation("a few elements", cause, "Copy the checkpoint's bytes.", restored, certain=True)
