@@ -167,7 +167,9 @@ class _Climb:
             progress(f"{rung.name}: module by module")
             result = self._isolated(rung, result, spec)
         if not result and explain and not result.failures:
-            records = load_pair(_both(self.folder), rung.name)
+            wide = self.folder / "float64"
+            told = wide if (wide / REFERENCE / f"{rung.name}.safetensors").exists() else self.folder
+            records = load_pair(_both(told), rung.name)
             result = replace(result, diagnoses=explain_records(rung.name, result.comparisons, *records))
         return result
 

@@ -1,4 +1,4 @@
-"""Diagnoses from recorded arrays: each relation is planted into random arrays and must be named; nothing else may be."""
+"""Diagnoses from recorded arrays: each relation is planted into random arrays and must be named, and no other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stdc_parity.align.diagnosis.curves import describe_curve
 from stdc_parity.align.diagnosis.elementwise import factors, functions
 from stdc_parity.align.diagnosis.jpeg import jpeg_relations
 from stdc_parity.align.diagnosis.labels import label_relations
-from stdc_parity.align.diagnosis.metric import SCORES, iou
+from stdc_parity.align.diagnosis.metric import iou
 from stdc_parity.align.diagnosis.pixels import crop_relations, normalisations, resized
 from stdc_parity.align.diagnosis.rearranged import rearrangements
 from stdc_parity.align.diagnosis.records import explain_records
@@ -261,7 +261,7 @@ def test_another_normalisation_is_read_off_the_pixels(
 def test_jpeg_is_told_from_blur_and_noise() -> None:
     import io
 
-    image = picture(64, 96)
+    image = (picture(64, 96) + RANDOM.integers(-30, 31, (64, 96, 3))).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=90)
     copy = np.asarray(Image.open(file).convert("RGB"))
@@ -400,13 +400,6 @@ def test_counts_and_scores_are_computed_again() -> None:
     ):  # fmt: skip
         assert words in said(metric(change)[0]), words
     assert not any(metric(lambda p, y, m: {matrix: m + RANDOM.integers(0, 9, m.shape)}))
-
-
-def test_no_two_scores_are_the_same() -> None:
-    matrix = counted()[2]
-    for variants in SCORES.values():
-        made = [np.round(np.atleast_1d(score(matrix)), 9).tobytes() for _, score in variants.values()]
-        assert len(set(made)) >= len(made) - 3
 
 
 def test_statistics_that_moved_another_way_are_explained() -> None:

@@ -131,14 +131,14 @@ def _float16(a: Array) -> Array:
 
 def _bfloat16_cut(a: Array) -> Array:
     bits = np.ascontiguousarray(a, np.float32).view(np.uint32)
-    return (bits & np.uint32(0xFFFF0000)).view(np.float32).astype(a.dtype)
+    return np.asarray((bits & np.uint32(0xFFFF0000)).view(np.float32), a.dtype)
 
 
 def _bfloat16_near(a: Array) -> Array:
     bits = np.ascontiguousarray(a, np.float32).view(np.uint32)
     even = (bits >> np.uint32(16)) & np.uint32(1)
     rounded = (bits + np.uint32(0x7FFF) + even) & np.uint32(0xFFFF0000)
-    return rounded.view(np.float32).astype(a.dtype)
+    return np.asarray(rounded.view(np.float32), a.dtype)
 
 
 def _sqrt(a: Array) -> Array:

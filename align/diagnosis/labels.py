@@ -71,7 +71,9 @@ def _of_values(named: str, a: Array, every: Array, moved: Mapping[int, int]) -> 
     given = apply_map(changed, a)
     if set(changed) == {IGNORED}:
         what = "-1" if y == -1 else f"class {y}" if y < IGNORED else str(y)
-        cause = f"{named} has {what} wherever the reference has 255 (ignored), {count} pixels, and nothing else differs."
+        cause = (
+            f"{named} has {what} wherever the reference has 255 (ignored), {count} pixels, and nowhere else."
+        )
         fix = "Use 255 in the labels and as ignore_index on both sides."
         if 0 <= y < IGNORED:
             cause += f" Class {y} is a class that is trained: ids that are not trained must be ignored."

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from stdc_parity.align.diagnosis.relations import Relation, explain, nothing
+from stdc_parity.align.diagnosis.relations import Relation, explain, nothing, observed
 from stdc_parity.align.framework import Array
 from stdc_parity.align.record import Record
 from stdc_parity.align.result import Comparison, Diagnosis
@@ -15,6 +15,9 @@ from stdc_parity.align.result import Comparison, Diagnosis
 IGNORED = 255
 PLACES = 3
 GIVEN = "given logits"
+SCORED = 1e-12
+"""How near a score in float64 is met, as a fraction of scale."""
+
 Score = Callable[[Array], Array]
 """A score of a confusion matrix int64 (c, c), labels in its rows."""
 
@@ -24,13 +27,30 @@ def explain_metric(failing: Sequence[Comparison], reference: Record, other: Reco
     counts = [c for c in failing if c.tap.endswith(": confusion matrix") and not c.why]
     if counts:
         return [_explain_counts(counts[0].tap, failing, reference, other)]
-    found = []
+    found = [d for d in (_of_shape_or_mode(c, reference, other) for c in failing) if d is not None]
+    if found:
+        return found[:PLACES]
     for kind, variants in SCORES.items():
         taps = [c.tap for c in failing if c.tap.endswith(f": {kind}") and c.tap in other.arrays]
         taps = [tap for tap in taps if _matrix_of(tap) in reference.arrays]
         if taps:
             found.append(_explain_scores(kind, taps, variants, reference, other))
     return found[:PLACES] or [Diagnosis(failing[0].tap, tried=("counts and scores computed again",))]
+
+
+def _of_shape_or_mode(comparison: Comparison, reference: Record, other: Record) -> Diagnosis | None:
+    """Scores that were broadcast, and a network that an evaluation leaves in another mode."""
+    tap = comparison.tap
+    if tap not in reference.arrays or tap not in other.arrays:
+        return None
+    a, b = reference.arrays[tap], other.arrays[tap]
+    if a.ndim == 1 and b.shape == (len(a), len(a)) and all(np.array_equal(row, a, equal_nan=True) for row in b):
+        cause = f"{tap} has the shape {b.shape}, the reference's {a.shape} in every row: a total of shape (c, 1) broadcasts."
+        return Diagnosis(tap, cause, "totals of shape (c,)", 1.0, 0.0)
+    if tap.startswith("train mode after ") and a.size == b.size == 1:
+        cause = f"{tap.removeprefix('train mode after ')} leaves the network in {'train' if b else 'eval'} mode."
+        return Diagnosis(tap, cause, "put the mode back after an evaluation: network.train()" if a else "network.eval()")
+    return None
 
 
 def _matrix_of(tap: str) -> str:
@@ -71,6 +91,32 @@ def _of_counts(tap: str, a: Array, b: Array, reference: Record) -> Iterator[Rela
                 exact=True,
             )
     yield from _exchanged(tap, a, b)
+    yield from _stored(tap, a, b)
+
+
+def _stored(tap: str, a: Array, b: Array) -> Iterator[Relation]:
+    """Counts that a dtype cannot hold, or that lack very few pixels."""
+    for dtype in (np.uint8, np.int8, np.int16, np.uint16, np.int32, np.float16, np.float32):
+        name = np.dtype(dtype).name
+        with np.errstate(over="ignore", invalid="ignore"):
+            kept = a.astype(dtype).astype(b.dtype) if np.dtype(dtype).kind != "f" or a.max() < 6e4 else a
+        how = "overflow" if np.dtype(dtype).kind != "f" else "are rounded"
+        yield Relation(
+            "counts in another dtype", f"{tap}: counts {how} in {name}.", "Count in int64.", partial(_given, given=kept),
+            forward=True, exact=True,
+        )  # fmt: skip
+    missing = int(a.sum()) - int(b.sum())
+    cells = np.argwhere(a != b)
+    if len(cells) == 1 and 0 < abs(missing) <= 2:
+        row, column = (int(i) for i in cells[0])
+        what = "is lost" if missing > 0 else "is counted twice"
+        cause = (
+            f"{tap}: one pixel {what}, of label {row} and prediction {column} (the last or the first one?)."
+        )
+        yield observed("a lost pixel", cause, "Count all pixels.")
+    if len(cells) == 2 and not missing and np.abs(a - b).max() <= 1:
+        cause = f"{tap}: one pixel is counted in another class: {cells[0].tolist()} for {cells[1].tolist()}."
+        yield observed("one pixel in another class", cause, "Compare the predictions pixel by pixel.")
 
 
 def _counts(prediction: Array, labels: Array, classes: int) -> Iterator[tuple[str, str, Array]]:
@@ -81,6 +127,12 @@ def _counts(prediction: Array, labels: Array, classes: int) -> Iterator[tuple[st
         counted = _count(prediction, np.where(ignored, value, labels), classes)
         yield f"ignored pixels (255) are counted as class {value}", skip, counted
     flat = classes * labels + prediction
+    small = flat[~ignored] % 256
+    if classes**2 > 255:
+        cause = "indices of cells overflow in uint8 (256 cells)"
+        yield cause, "label.astype('int64') * classes + prediction", np.bincount(
+            small, minlength=classes**2
+        ).reshape(classes, classes)
     yield (
         "ignored pixels (255) are counted in the last cells, into which indices are clipped",
         skip,
@@ -165,7 +217,7 @@ def _dice(matrix: Array) -> Array:
 
 
 def _labelled(matrix: Array) -> Array:
-    return matrix.sum(1) > 0
+    return np.asarray(matrix.sum(1) > 0)
 
 
 def _mean(values: Array) -> Array:
@@ -173,17 +225,38 @@ def _mean(values: Array) -> Array:
     return np.array(known.mean() if len(known) else np.nan)
 
 
+def _single(matrix: Array) -> Array:
+    hit, rows, columns = (side.astype(np.float32) for side in (np.diag(matrix), matrix.sum(1), matrix.sum(0)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(hit / (rows + columns - hit), np.float64)
+
+
+def _rounded(matrix: Array, digits: int) -> Array:
+    return np.asarray(iou(matrix).round(digits))
+
+
 ABSENT = "Leave classes out that are neither labelled nor predicted: numpy.nanmean."
 UNION = "hit / (labelled + predicted - hit)"
 IOU: Mapping[str, tuple[str, Score]] = {
-    "classes that nobody labelled or predicted have 0 where the reference has NaN": (ABSENT, partial(iou, absent=0.0)),
-    "classes that nobody labelled or predicted have 1 where the reference has NaN": (ABSENT, partial(iou, absent=1.0)),
+    "classes without pixels (absent) have 0 where the reference has NaN": (ABSENT, partial(iou, absent=0.0)),
+    "classes without pixels (absent) have 1 where the reference has NaN": (ABSENT, partial(iou, absent=1.0)),
     "classes that are absent have the IoU 0, and 1e-10 is added below": (ABSENT, lambda m: iou(m, 0.0, 1e-10)),
     "it is the recall, hits by labelled pixels": (UNION, partial(_share_of, axis=1)),
     "it is the precision, hits by predicted pixels": (UNION, partial(_share_of, axis=0)),
     "it is Dice (F1), twice the hits by the sum": (UNION, _dice),
     "1 is added above and below (smoothing)": ("hit / union without smoothing", partial(iou, epsilon=1.0)),
-    "it is computed in float32": ("float64", lambda m: iou(m).astype(np.float32).astype(np.float64)),
+    "it is rounded to float32": ("float64", lambda m: iou(m).astype(np.float32).astype(np.float64)),
+    "it is computed in float32": ("float64", lambda m: _single(m)),
+    **{
+        f"an epsilon of {eps:g} is added below{' and absent classes have 0' if absent == 0 else ''}": (
+            UNION, partial(iou, absent=absent, epsilon=eps),
+        )
+        for eps in (1e-10, 1e-8, 1e-7, 1e-6, 1e-5, 1e-3) for absent in (0.0, np.nan)
+    },
+    **{
+        f"it is rounded to {digits} digits": ("no rounding before the mean", partial(_rounded, digits=digits))
+        for digits in (4, 3, 2, 5, 6)
+    },
 }  # fmt: skip
 MEAN: Mapping[str, tuple[str, Score]] = {
     "absent classes count as 0: the sum is divided by all classes": (ABSENT, lambda m: np.nan_to_num(iou(m)).mean()),
@@ -240,7 +313,7 @@ def _explain_scores(
                 [np.atleast_1d(np.asarray(score(matrix), np.float64)) for matrix in matrices]
             )
         relations.append(
-            Relation("other scores", f"{kind}: {words}.", fix, partial(_given, given=made), forward=True)
+            Relation("other scores", f"{kind}: {words}.", fix, partial(_given, given=made), forward=True, allowed=SCORED)
         )
     return explain(taps[0], relations, [(a, b)])
 

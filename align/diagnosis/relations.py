@@ -26,6 +26,9 @@ BITS_OF_A_NUMBER = 24.0
 GAIN = 0.1
 """A relation that leaves more than this part of the difference explains nothing."""
 
+COUNTED = 4096
+"""Differing elements that are looked at for evidence, which is plenty."""
+
 Pair = tuple[Array, Array]
 """One tap's arrays: the reference's, the other side's."""
 
@@ -97,7 +100,7 @@ def try_relation(relation: Relation, a: Array, b: Array) -> Trial:
         return Trial(before, np.inf, False, 0.0)
     after = distance(goal, changed)
     holds = after <= _allowed(relation, goal, before)
-    bits = evidence(a, b, goal, relation.exact) - BITS_OF_A_NUMBER * relation.fitted if holds else 0.0
+    bits = evidence(a, b, goal, _finest(relation, goal)) - BITS_OF_A_NUMBER * relation.fitted if holds else 0.0
     return Trial(before, after, holds, bits)
 
 
@@ -109,26 +112,33 @@ def _allowed(relation: Relation, goal: Array, before: float) -> float:
     return min(ROUNDING.get(goal.dtype.name, 0.0), GAIN * before)
 
 
-def evidence(a: Array, b: Array, goal: Array, exact: bool = False) -> float:
-    """How many bits of difference between the sides are explained if `goal` is met: distinct values count once.
+def evidence(a: Array, b: Array, goal: Array, finest: float) -> float:
+    """How many bits of difference between the sides are explained if `goal` is met within `finest` of its scale.
 
-    A value met exactly says more than one that is met to rounding.
+    Elements that differ in the same way count once.
     """
-    finest = float(np.finfo(goal.dtype).eps) if goal.dtype.kind == "f" and exact else 0.0
-    tolerance = (finest or ROUNDING.get(goal.dtype.name, 0.0)) * scale_of(goal) or 1.0
-    goals, first = np.unique(goal.reshape(-1), return_index=True)
+    scale = max(scale_of(goal), scale_of(a) if goal.dtype.kind == "f" else 0.0)
+    tolerance = finest * scale or 1.0
     if a.shape != b.shape:
-        spread = np.abs(goals.astype(np.float64) - float(np.median(goals)))
-        return float(np.log2(1 + spread / tolerance).sum())
-    no_number = 2.0**20 * (scale_of(goal) or 1.0)  # a NaN against a number is no rounding
+        goals = np.unique(goal.reshape(-1)).astype(np.float64)
+        return float(np.log2(1 + np.abs(goals - np.median(goals)) / tolerance).sum())
+    x, y = numbers(a).reshape(-1), numbers(b).reshape(-1)
+    differing = np.flatnonzero((x != y) & ~(np.isnan(x) & np.isnan(y)))[:COUNTED]
+    pairs = np.unique(np.stack([x[differing], y[differing]]), axis=1)
+    no_number = 2.0**20 * (scale or 1.0)  # a NaN against a number is no rounding
     with np.errstate(invalid="ignore"):
-        gaps = np.nan_to_num(
-            np.abs(numbers(a) - numbers(b)).reshape(-1), nan=no_number, posinf=no_number
-        )
-    gaps[np.isnan(numbers(a).reshape(-1)) & np.isnan(numbers(b).reshape(-1))] = 0
-    differing = np.flatnonzero(gaps)
-    goals, first = np.unique(goal.reshape(-1)[differing], return_index=True)
-    return float(np.log2(1 + gaps[differing[first]] / tolerance).sum())
+        gaps = np.nan_to_num(np.abs(pairs[0] - pairs[1]), nan=no_number, posinf=no_number)
+    return float(np.log2(1 + gaps / tolerance).sum())
+
+
+def _finest(relation: Relation, goal: Array) -> float:
+    """The fraction of scale to which a relation meets its goal."""
+    if goal.dtype.kind != "f":
+        return 0.0
+    if relation.exact or relation.certain:
+        return float(np.finfo(goal.dtype).eps)
+    rounding = ROUNDING.get(goal.dtype.name, 0.0)
+    return rounding if relation.allowed is None else min(max(relation.allowed, 1e-15), 1.0)
 
 
 def distance(a: Array, b: Array) -> float:

@@ -74,7 +74,7 @@ def four_neighbours(image: Array, height: int, width: int) -> Array:
     fy, fx = (f.reshape(shape + (1,) * (image.ndim - 2)) for f, shape in ((fy, (-1, 1)), (fx, (1, -1))))
     upper = image[top][:, left] * (1 - fx) + image[top][:, right] * fx
     lower = image[down][:, left] * (1 - fx) + image[down][:, right] * fx
-    return np.floor(upper * (1 - fy) + lower * fy + 0.5).astype(np.uint8)
+    return np.asarray(np.floor(upper * (1 - fy) + lower * fy + 0.5), np.uint8)
 
 
 def _between(given: int, count: int) -> tuple[Array, Array, Array]:
