@@ -19,6 +19,7 @@ from stdc_parity.align.compare import (
     judge_isolated,
     judge_stage,
 )
+from stdc_parity.align.diagnose import Bench
 from stdc_parity.align.ladder import CONTROL, RUNGS, Rung
 from stdc_parity.align.load import describe_weights, open_source, resolve
 from stdc_parity.align.pair import Pair
@@ -194,7 +195,8 @@ class _Climb:
             if isinstance(answer, Failure):
                 failed = f"Module by module the {side} side failed: {answer.message}"
                 return replace(result, remarks=[*result.remarks, failed])
-        return judge_isolated(rung, result, _both(place), wide.dtype, self.pair, self.judging)
+        judged = judge_isolated(rung, result, _both(place), wide.dtype, self.pair, self.judging)
+        return Bench(self.processes, place, calls, rung, wide, self.pair, self.judging).explain(judged)
 
 
 def record_rung(
