@@ -53,6 +53,17 @@ class Bench:
             found += [d for c in result.comparisons if c.kind == "module" and (d := self._not_called(c)) is not None]
         return replace(result, diagnoses=[*result.diagnoses, *found])
 
+    def explain_loss(self, result: StageResult) -> StageResult:
+        """`result` with the cause of the first term of a loss that differs."""
+        first = next((c.tap for c in result.comparisons if not c), None)
+        if first is None:
+            return result
+        try:
+            diagnosis = explain_module(first, self._lab("", only=first))
+        except (ParityError, LookupError) as error:
+            diagnosis = Diagnosis(first, tried=(f"nothing: {error}",))
+        return replace(result, diagnoses=[*result.diagnoses, diagnosis])
+
     def _not_called(self, comparison: Comparison) -> Diagnosis | None:
         """Why a module's tap is there on the reference's side alone, if the module itself agrees on its inputs."""
         if list(comparison.paths) != [REFERENCE]:
@@ -74,7 +85,9 @@ class Bench:
         inside = [name for name in names if name and name in comparison.tap]
         return max(inside, key=len, default=path)
 
-    def _lab(self, call: str) -> Lab:
+    def _lab(self, call: str, only: str = "") -> Lab:
+        """A lab for one call of a module; `only` is the tap that has to agree, "" for all."""
+
         def ask(side: Side, name: str, edits: Sequence[Edit] = ()) -> Record | None:
             values = "explain-trace" if edits else ""
             job: dict[str, Any] = {
@@ -100,6 +113,7 @@ class Bench:
             double = self.spec.dtype == "float64"
             tolerance = Tolerance(AGREED) if double else self.judging.tolerance
             compared = compare_records(reference, record, tolerance, self.pair.floors if double else ())
+            compared = [c for c in compared if not only or c.tap == only]
             bad = [c for c in compared if not c]
             worst = max(((float("inf") if c.why else c.relative) for c in bad or compared), default=0.0)
             return worst, not bad and bool(compared)

@@ -34,6 +34,10 @@ Answer = dict[str, Any] | Failure
 TRAIN_SIZE = (256, 512)
 """The input of stages that train or draw scenes, unless asked otherwise: what a CPU does in seconds."""
 
+LOSS = "loss"
+SMALL = (64, 128)
+"""The largest input for what keeps every value of a run: tracing all that a loss calls."""
+
 Progress = Callable[[str], None]
 
 
@@ -165,6 +169,9 @@ class _Climb:
         ):
             progress(f"{rung.name}: module by module")
             result = self._isolated(rung, result, spec)
+        if rung.name == LOSS and not result and explain:
+            progress(f"{rung.name}: call by call")
+            result = self._bench(rung, replace(spec, size=min(spec.size, SMALL)), self.folder).explain_loss(result)
         return result
 
     def _recorded(self, rung: Rung, spec: RunSpec, folder: Path) -> StageResult:
@@ -196,7 +203,11 @@ class _Climb:
                 failed = f"Module by module the {side} side failed: {answer.message}"
                 return replace(result, remarks=[*result.remarks, failed])
         judged = judge_isolated(rung, result, _both(place), wide.dtype, self.pair, self.judging)
-        return Bench(self.processes, place, calls, rung, wide, self.pair, self.judging).explain(judged)
+        return self._bench(rung, spec, place).explain(judged)
+
+    def _bench(self, rung: Rung, spec: RunSpec, folder: Path) -> Bench:
+        wide = replace(spec, dtype="float64" if self.judging.arbiter != "never" else spec.dtype)
+        return Bench(self.processes, folder, f"{rung.name}-calls", rung, wide, self.pair, self.judging)
 
 
 def record_rung(

@@ -21,7 +21,7 @@ from stdc_parity.align.ladder import CAPTURES, REPLAYS
 from stdc_parity.align.record import Record, load_record, save_record
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.align.stages.explain import explain
+from stdc_parity.align.stages.explain import explain, explain_loss
 from stdc_parity.align.tracing import Edit
 from stdc_parity.converters.errors import ParityError
 
@@ -46,9 +46,11 @@ def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
 
 def _explain(session: Session, spec: RunSpec, run: Path, job: Mapping[str, Any]) -> Record:
     """One module traced, with the changes that the job asks for."""
-    calls = load_record(run, job["reference"], job["of"])
     values = load_record(run, job["reference"], job["values"]) if job.get("values") else None
     edits = [Edit.from_json(edit) for edit in job["edits"]]
+    if job["do"] == "loss-explain":
+        return explain_loss(session, spec, edits, values)
+    calls = load_record(run, job["reference"], job["of"])
     return explain(session, spec, job["do"].removesuffix("-explain"), calls, job["call"], edits, values)
 
 

@@ -10,7 +10,7 @@ from stdc_parity.align.framework import Array, Framework
 from stdc_parity.align.record import Record, Tap
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.align.stages import backward, forward
+from stdc_parity.align.stages import backward, forward, loss
 from stdc_parity.align.tracing import Edit, Trace, Tracer, plain
 from stdc_parity.converters.errors import UsageError
 
@@ -65,7 +65,21 @@ def explain(
     attributes = {name: plain(value) for name, value in before.items()} | {"frozen": sorted(frozen)}
     ends = (tracer.inputs, tracer.outputs)
     trace = Trace(tracer.calls, tracer.values, tracer.parameters, *ends, type(module).__name__, attributes)
-    values = {f"{VALUE}{number}": array for number, array in tracer.values.items()}
+    return _with_trace(record, trace, path)
+
+
+def explain_loss(
+    session: Session, spec: RunSpec, edits: Sequence[Edit] = (), reference: Record | None = None
+) -> Record:
+    """The loss stage of a side, with `edits`, and the trace of all that it calls."""
+    tracer = Tracer(session.framework, None, edits, _values(reference) if reference is not None else None)
+    with session.framework.traced(tracer):
+        record = loss.capture(session, spec)
+    return _with_trace(record, Trace(tracer.calls, tracer.values, {}), "loss")
+
+
+def _with_trace(record: Record, trace: Trace, path: str) -> Record:
+    values = {f"{VALUE}{number}": array for number, array in trace.values.items()}
     return replace(
         record,
         taps=[*record.taps, *(Tap(name, "input", path, "") for name in values)],
