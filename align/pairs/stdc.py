@@ -22,7 +22,8 @@ AVGPOOL = "the gradient of Paddle's AvgPool2D divides by a float32 9"
 FLOORS = (
     Floor(r"logits(16|32)?", 2e-5, BILINEAR),
     Floor(r"(bce|dice)8|total", 2e-5, BILINEAR),
-    Floor(r"ohem.*", 2e-8, EPSILON),
+    Floor(r"ohem of few labels", 1e-6, EPSILON),
+    Floor(r"(weighted )?ohem.*", 2e-8, EPSILON),
     Floor(r"loss .*", 2e-5, BILINEAR),
     Floor(r"grad .*", 5e-5, BILINEAR),
     Floor(r"own grad (network|loss) .*", 5e-5, BILINEAR),
