@@ -100,6 +100,8 @@ def _evaluated(session: Session, spec: RunSpec, recorder: Recorder, metrics: Any
         network = session.network(replace(spec, mode="train"))
         counts = np.asarray(getattr(metrics, name)(network, given, classes, **options))
         recorder.add_array(f"network, {name}", "count", counts, f"metrics.{name}")
+        mode = np.array(int(network.training))
+        recorder.add_array(f"train mode after {name}", "count", mode, f"metrics.{name}")
 
 
 def _add_figures(recorder: Recorder, metrics: Any, name: str, hist: Array) -> None:
