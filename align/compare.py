@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from stdc_parity.align.arbiter import AGREED, arbitrate
@@ -12,10 +13,10 @@ from stdc_parity.align.judge import Tolerance, compare_records, failing
 from stdc_parity.align.judge_metric import judge_metric
 from stdc_parity.align.judge_train import judge_train
 from stdc_parity.align.ladder import CONTROL, Rung
-from stdc_parity.align.localise import blame
+from stdc_parity.align.localise import blame, own, uncalled
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record, load_record
-from stdc_parity.align.result import StageResult, Verdict
+from stdc_parity.align.result import Comparison, StageResult, Verdict
 from stdc_parity.align.stages import metric, train
 from stdc_parity.converters.architecture import Side
 
@@ -96,11 +97,42 @@ def ask_arbiter(
 
 
 def judge_isolated(
-    rung: Rung, result: StageResult, folders: Folders, dtype: str, pair: Pair, judging: Judging
+    rung: Rung,
+    result: StageResult,
+    folders: Folders,
+    dtype: str,
+    pair: Pair,
+    judging: Judging,
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> StageResult:
-    """`result` with the modules to blame, from the records of modules run one by one."""
-    double = dtype == "float64"
-    tolerance = Tolerance(AGREED) if double else judging.tolerance
+    """`result` with what is to blame, from the records of a rung's parts run one by one.
+
+    `known` are the modules that rungs before named, each with its rung: they are not blamed again. Of a
+    blocked rung these comparisons are the only ones, and left out where nothing new is found.
+    """
+    comparisons = _compare_parts(rung, folders, dtype, pair, judging)
+    if rung.modules:
+        blamed = blame(comparisons)
+        blamed += uncalled(result.comparisons, blamed)
+    else:
+        blamed = own(comparisons, rung.follows, by_place=rung.by_place)
+    new = [c for c in blamed if place_of(c) not in known]
+    again = {place_of(c): known[place_of(c)] for c in blamed if place_of(c) in known}
+    shown = comparisons if result.blocked_by and new else result.comparisons
+    return replace(result, comparisons=shown, blamed=new, again=again if rung.modules else {}, isolated=True)
+
+
+def _compare_parts(
+    rung: Rung, folders: Folders, dtype: str, pair: Pair, judging: Judging
+) -> list[Comparison]:
     reference, other = load_pair(folders, f"{rung.name}-isolated")
-    blamed = blame(compare_records(reference, other, tolerance, pair.floors if double else ()))
-    return replace(result, blamed=blamed, isolated=True)
+    if rung.stage == metric.STAGE:
+        return judge_metric(reference, other, judging.tolerance)[0]
+    if dtype == "float64" and rung.modules:
+        return compare_records(reference, other, Tolerance(AGREED), pair.floors)
+    return compare_records(reference, other, rung.rule or judging.tolerance)
+
+
+def place_of(comparison: Comparison) -> str:
+    """The dotted path of the module that a comparison is of; "network" is the network itself."""
+    return comparison.path or "network"
