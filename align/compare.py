@@ -116,10 +116,25 @@ def judge_isolated(
         blamed += uncalled(result.comparisons, blamed)
     else:
         blamed = own(comparisons, rung.follows, by_place=rung.by_place)
-    new = [c for c in blamed if place_of(c) not in known]
-    again = {place_of(c): known[place_of(c)] for c in blamed if place_of(c) in known}
-    shown = comparisons if result.blocked_by and new else result.comparisons
-    return replace(result, comparisons=shown, blamed=new, again=again if rung.modules else {}, isolated=True)
+    result = set_apart(replace(result, blamed=blamed, isolated=True), known)
+    return replace(result, comparisons=comparisons) if result.blocked_by and result.blamed else result
+
+
+def set_apart(result: StageResult, known: Mapping[str, str]) -> StageResult:
+    """`result` without those to blame that follow from `known` modules, which are named as such."""
+    accounted = [(c, _accounts_for(c, known)) for c in result.blamed]
+    again = {path: known[path] for _, path in accounted if path is not None}
+    return replace(result, blamed=[c for c, path in accounted if path is None], again=again)
+
+
+def _accounts_for(comparison: Comparison, known: Mapping[str, str]) -> str | None:
+    """The known module that a difference is of: its own, its parameter's, or its statistics' within another."""
+    place, (_, leaves, within) = place_of(comparison), comparison.tap.partition(" leaves ")
+    inner = f"{comparison.path}.{within}".lstrip(".") if leaves else place
+    if place in known:
+        return place
+    parameter = leaves or comparison.kind in ("setting", "parameter", "momentum")
+    return next((path for path in known if parameter and inner.startswith(f"{path}.")), None)
 
 
 def _compare_parts(

@@ -19,6 +19,7 @@ from stdc_parity.align.compare import (
     judge_isolated,
     judge_stage,
     place_of,
+    set_apart,
 )
 from stdc_parity.align.ladder import CONTROL, RUNGS, Rung
 from stdc_parity.align.load import describe_weights, open_source, resolve
@@ -163,7 +164,7 @@ class _Climb:
             result = self._isolated(rung, result, spec)
         if not rung.modules and not result and not result.blamed:
             found = own(result.comparisons, rung.follows, by_place=rung.by_place)
-            result = replace(result, blamed=found[:1] if rung.isolated else found)
+            result = set_apart(replace(result, blamed=found[:1] if rung.isolated else found), self._named)
         if self._lends and weights.STAGE in rung.needs and (apart or blocker is None):
             result = replace(result, remarks=[*result.remarks, LENT])
         return result

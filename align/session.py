@@ -68,14 +68,15 @@ class Session:
     def _built(self, spec: RunSpec) -> tuple[Network, Mapping[str, Array]]:
         """The network and the tensors to load into it, with the bugs that are planted."""
         pair, tensors, _ = self._loaded(spec)
-        network = build_network(self.framework, pair, spec.dtype)
+        bugs = planted(self.framework.SIDE, spec.plant)
+        network = build_network(self.framework, pair, "float32" if bugs else spec.dtype)
         if tensors is None:
             tensors = seeded_state(self.framework, network, spec.seed)
-        self._initial = {}
-        for bug in planted(self.framework.SIDE, spec.plant):
+        for bug in bugs:
             network = bug.change_network(network)
-            self.framework.set_dtype(network, spec.dtype)
-            self._initial = self.framework.state(network)
+        self.framework.set_dtype(network, spec.dtype)
+        self._initial = self.framework.state(network) if bugs else {}
+        for bug in bugs:
             tensors = bug.change_tensors(tensors, self._initial)
         return network, tensors
 

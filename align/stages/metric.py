@@ -67,8 +67,8 @@ class _Shared:
     def eval(self) -> None:
         self.training = False
 
-    def train(self) -> None:
-        self.training = True
+    def train(self, mode: bool = True) -> None:
+        self.training = mode
 
 
 def _measured(session: Session, spec: RunSpec, build: Callable[[RunSpec], Network]) -> Record:
