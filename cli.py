@@ -276,7 +276,7 @@ STAGES = {
         "stdc-align train --steps 6 --dtype float64 --size 256x512",
     ),
     "all": (
-        "Climb the whole ladder, float64 included, and stop explaining at the first rung that fails.",
+        "Climb the whole ladder, float64 included, and name every fault, where none follows from another.",
         "stdc-align all --size 256x512 --report parity-report/",
     ),
 }

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from stdc_parity.align.render_terminal import describe_again, describe_block, describe_failure, next_command
+from stdc_parity.align.render_terminal import (
+    describe_again,
+    describe_block,
+    describe_failure,
+    describe_own,
+    next_command,
+)
 from stdc_parity.align.result import RunResult, StageResult, Verdict
 from stdc_parity.converters.atomic import atomic_write
 
@@ -41,6 +47,12 @@ def _lines(result: RunResult) -> Iterator[str]:
     yield "|---|---|---:|---:|---|---:|"
     for stage in result.stages:
         yield _row(stage)
+    found = list(describe_own(result))
+    if len(found) > 1:
+        yield ""
+        yield "Wrong by themselves, none following from another:"
+        yield ""
+        yield from (f"- {_escape(each)}" for each in found)
     for stage in result.stages:
         if stage.verdict is Verdict.DIVERGED:
             yield from _explanation(stage, result)

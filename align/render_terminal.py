@@ -61,6 +61,20 @@ def _render_ladder(result: RunResult, console: Console, verbose: bool) -> None:
     held = sum(bool(stage) for stage in result.stages)
     line = Text("all: ").append(result.verdict.value, COLOURS[result.verdict])
     console.print(line.append(f" · {held} of {len(result.stages)} rungs hold"))
+    found = list(describe_own(result))
+    if len(found) > 1:
+        console.print(Text("Wrong by themselves, none following from another:"), style="bold")
+        for each in found:
+            console.print(Text(f"  {each}"), soft_wrap=True)
+
+
+def describe_own(result: RunResult) -> Iterator[str]:
+    """What is wrong by itself on each rung, a line each; every renderer uses this."""
+    for stage in result.stages:
+        taps = [comparison.tap or "(the network)" for comparison in stage.blamed]
+        if taps:
+            more = f" and {len(taps) - MAX_BLAMED} more" if len(taps) > MAX_BLAMED else ""
+            yield f"{stage.stage}: {', '.join(taps[:MAX_BLAMED])}{more}"
 
 
 def _summary(stage: StageResult) -> str:
