@@ -76,5 +76,5 @@ def test_a_tally_that_is_not_good_enough_fails() -> None:
 
 def test_the_command_plants_triples_or_what_is_named() -> None:
     assert CliRunner().invoke(align, ["selftest", "bgr", "--triples", "1"]).exit_code == 2
-    result = CliRunner().invoke(align, ["selftest", "--triples", "1", "--seed", "1"])
+    result = CliRunner().invoke(align, ["selftest", "--triples", "1", "--seed", "2"])
     assert result.exit_code == 0 and "1 triples: all three named in 100%" in result.output
