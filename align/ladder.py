@@ -121,7 +121,11 @@ RUNGS: Mapping[str, Rung] = {
             trains=True,
             rule=lambda tap: EXACT,
             by_place=True,
-            follows=((r"val.* open.*", r".* open.*"), (r"val.* final.*", r"train.* final.*")),
+            follows=(
+                (r"val.* open.*", r".* open.*"),
+                (r"val.* final.image", r"train.* final.image"),
+                (r"val\[.* final.label", r"train.* final.label"),  # a list's labels are train ids already
+            ),
         ),
         Rung(
             "forward",
