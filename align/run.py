@@ -21,6 +21,7 @@ from stdc_parity.align.compare import (
     place_of,
     set_apart,
 )
+from stdc_parity.align.diagnose import Bench
 from stdc_parity.align.ladder import CONTROL, RUNGS, Rung
 from stdc_parity.align.load import describe_weights, open_source, resolve
 from stdc_parity.align.localise import own
@@ -38,6 +39,9 @@ TRAIN_SIZE = (256, 512)
 """The input of stages that train or draw scenes, unless asked otherwise: what a CPU does in seconds."""
 
 LENT = f"The weights differ, so that both sides compute with the {REFERENCE} side's here."
+LOSS = "loss"
+SMALL = (64, 128)
+"""The largest input for what keeps every value of a run: tracing all that a loss calls."""
 
 Progress = Callable[[str], None]
 
@@ -165,6 +169,9 @@ class _Climb:
         if not rung.modules and not result and not result.blamed:
             found = own(result.comparisons, rung.follows, by_place=rung.by_place)
             result = set_apart(replace(result, blamed=found[:1] if rung.isolated else found), self._named)
+        if rung.name == LOSS and not result and not result.failures:
+            progress(f"{rung.name}: call by call")
+            result = self._bench(rung, replace(spec, size=min(spec.size, SMALL)), self.folder).explain_loss(result)
         if self._lends and weights.STAGE in rung.needs and (apart or blocker is None):
             result = replace(result, remarks=[*result.remarks, LENT])
         return result
@@ -238,7 +245,13 @@ class _Climb:
             if isinstance(answer, Failure):
                 failed = f"Part by part the {side} side failed: {answer.message}"
                 return replace(result, remarks=[*result.remarks, failed])
-        return judge_isolated(rung, result, _both(place), wide.dtype, self.pair, self.judging, self._named)
+        judged = judge_isolated(rung, result, _both(place), wide.dtype, self.pair, self.judging, self._named)
+        return self._bench(rung, spec, place).explain(judged) if rung.modules and judged.blamed else judged
+
+    def _bench(self, rung: Rung, spec: RunSpec, folder: Path) -> Bench:
+        wide = replace(spec, dtype="float64" if self.judging.arbiter != "never" else spec.dtype)
+        lent = self.folder if self._lends else None
+        return Bench(self.processes, folder, f"{rung.name}-calls", rung, wide, self.pair, self.judging, lent)
 
 
 def record_rung(

@@ -333,6 +333,8 @@ LOSS = [
     Fault("fuse kernel random", "loss", patch=fuse_kernel(lambda k: np.array([0.31, -0.2, 0.07])),
           first="detail.fuse_kernel", taps=("detail.fuse_kernel", *DETAIL)),
     Fault("fuse kernel off by 1e-4", "loss", patch=fuse_kernel(lambda k: k + 1e-4), first="detail.fuse_kernel"),
+    Fault("Laplacian off by 1e-4", "loss", patch=put(losses, "LAPLACIAN", (*losses.LAPLACIAN[:2], (-1.0, -1.0, -1.0001))),
+          first="detail.laplacian_kernel", taps=("detail.laplacian_kernel",)),
     Fault("threshold", "loss", patch=put(losses.SegLoss.__init__, "__defaults__", ((8,), 0.6, None, 255)),
           first="ohem", taps=("ohem", "ohem16", "ohem32", "total")),
     Fault("always n_min", "loss", patch=put(losses, "hard_examples", lambda loss, thresh, n: loss.sort()[-n:]),
@@ -393,9 +395,9 @@ def decay_norms(original: Any, *args: Any) -> Any:
     return tuple(optim.Group(g.name, g.lr_mul, 5e-4, g.names, g.params) for g in original(*args))
 
 
-def no_multiplier(self: Any, it: int) -> None:
+def no_multiplier(self: Any, lr: float) -> None:
     for each in self.optims:
-        each.set_lr(optim.learning_rate(it, *self.schedule))
+        each.set_lr(lr)
 
 
 def decay_forgotten(original: Any, self: Any, lr: float, momentum: float, params: Any, weight_decay: Any) -> None:
@@ -416,11 +418,14 @@ OPTIMIZER = [
           taps=("loss.detail.fuse_kernel", "learning rate of loss")),
     Fault("backbone norms untrained", "optimizer", patch=rebuilt(backbone_norms=False),
           first=f"{BACKBONE}.0.bn.weight", taps=("cp.backbone",)),
-    Fault("x10 lost in a step", "optimizer", patch=put(optim.Optimizer, "set_iteration", no_multiplier),
+    Fault("x10 lost in a step", "optimizer", patch=put(optim.Optimizer, "set_lr", no_multiplier),
           first="learning rate of lr_mul_wd in step 1", taps=("after step", "of lr_mul_wd", "of lr_mul_nowd")),
     Fault("decay said but not done", "optimizer", first="after step 1", taps=("after step",), patch=put(
           optim.Momentum, "__init__", lambda *args, original=optim.Momentum.__init__, weight_decay=None:
           decay_forgotten(original, *args, weight_decay=weight_decay))),
+    Fault("a head replaced after the optimizer was built", "optimizer", first="conv_out.conv_out.weight after step 1",
+          taps=("conv_out.conv_out.weight after",), patch=put(optim, "build_optimizer", lambda *args,
+          original=optim.build_optimizer, **options: stale_head(original, *args, **options))),
     Fault("zero for absent gradients", "optimizer", first="after step", taps=("after step",), patch=put(
           optim.Optimizer, "zero_grad", lambda self: [each.clear_grad(set_to_zero=True) for each in self.optims])),
 ]  # fmt: skip
@@ -436,6 +441,27 @@ def linear(it: int, lr0: float, start: float, warmup: int, *rest: float) -> floa
     return float(models_torch_optim.learning_rate(it, lr0, start, warmup, *rest))  # type: ignore[arg-type]
 
 
+def step_then_schedule(self: Any) -> None:
+    self.update()
+    self.it += 1
+    self.set_iteration(self.it)
+
+
+def stale_head(original: Any, model: Any, *args: Any, **options: Any) -> Any:
+    built = original(model, *args, **options)
+    head = model.conv_out.conv_out
+    weight = head.weight.numpy()
+    head.weight = head.create_parameter(head.weight.shape, dtype=head.weight.dtype)
+    head.weight.set_value(weight)
+    return built
+
+
+def still_evaluating(original: Any, net: Any, *args: Any) -> Any:
+    counts = original(net, *args)
+    net.eval()
+    return counts
+
+
 def floored(it: int, *schedule: float, original: Any = optim.learning_rate) -> float:
     return max(1e-4, original(it, *schedule)) if it > 1000 else float(original(it, *schedule))
 
@@ -447,7 +473,9 @@ SCHEDULE = [
     Fault("power 0.91", "schedule", patch=rebuilt(power=0.91), taps=EVERY_RATE),
     Fault("ends at 1e-4", "schedule", patch=put(optim, "learning_rate", floored), taps=EVERY_RATE),
     Fault("x10 missing", "schedule", patch=put(optim, "LR_MUL", 1.0), taps=("of lr_mul_wd", "of lr_mul_nowd")),
-    Fault("x10 lost later", "schedule", patch=put(optim.Optimizer, "set_iteration", no_multiplier),
+    Fault("stepped after the update", "schedule", patch=put(optim.Optimizer, "step", step_then_schedule),
+          first="learning rate of wd step by step", taps=("step by step",)),
+    Fault("x10 lost later", "schedule", patch=put(optim.Optimizer, "set_lr", no_multiplier),
           taps=("of lr_mul_wd", "of lr_mul_nowd")),
 ]  # fmt: skip
 
@@ -486,6 +514,9 @@ METRIC = [
           metrics.single_scale_logits)), first="scene 0 scale 0.5 prediction", taps=("prediction", "network, ")),
     Fault("truncated logits", "metric", patch=put(metrics, "single_scale_logits", lambda *a,
           original=metrics.single_scale_logits: paddle.trunc(original(*a))), first="scene 0 scale 0.5 prediction"),
+    Fault("not trained again", "metric", patch=put(metrics, "evaluate_single_scale", lambda net, *args,
+          original=metrics.evaluate_single_scale, **options: still_evaluating(partial(original, **options), net, *args)),
+          first="train mode after evaluate_single_scale", taps=("train mode after evaluate_single_scale",)),
     Fault("no flip", "metric", first="scene 0 several scales, flipped prediction", patch=put(metrics, "chip_scores",
           lambda net, chip, flip, original=metrics.chip_scores: original(net, chip, False)),
           taps=("several scales, flipped", "evaluate_multi")),

@@ -152,6 +152,8 @@ def _evaluated(
         network = build(replace(spec, mode="train"))
         counts = np.asarray(getattr(metrics, name)(network, given, classes, **options))
         recorder.add_array(f"network, {name}", "count", counts, f"metrics.{name}")
+        mode = np.array(int(network.training))
+        recorder.add_array(f"train mode after {name}", "count", mode, f"metrics.{name}")
 
 
 def _add_figures(recorder: Recorder, metrics: Any, name: str, hist: Array) -> None:
