@@ -40,11 +40,14 @@ from stdc_parity.fixtures.portbugs.catalogue import ENTRIES
 LOGS = Path(sys.path[0], "diff_log")
 """Where PaDiff writes what does not go to stdout."""
 
-GRID = [step * 10.0**power for power in range(-9, 0) for step in (1, 2, 5)]
-"""The tolerances that PaDiff is tried with, tightest first: 1e-9 to 0.5."""
+WIDE = " float64"
+"""What the names of checks end in that run in float64: there rounding is no excuse for a wide tolerance."""
 
-PLAIN = 1e-4
-"""The tolerance of PaDiff's own tutorial."""
+GRID = [step * 10.0**power for power in range(-13, 0) for step in (1, 2, 5)]
+"""The tolerances that PaDiff is tried with, tightest first: 1e-13 to 0.5."""
+
+PLAIN = (1e-4, 1e-6, 1e-8)
+"""The tolerance of PaDiff's own tutorial, and what to try for differences that are smaller."""
 
 FAR, NOTHING = 100, 1e-5
 """A look-alike that needs so many times what the clean pair needs, and more than float32's rounding, is reported
@@ -112,7 +115,7 @@ WRAPPERS = {"torch": TorchCall, "paddle": PaddleCall}
 
 
 class PaDiff:
-    """auto_diff in four calls, each elementwise with a tolerance of its own.
+    """auto_diff in seven calls, each elementwise with a tolerance of its own.
 
     The weights are loaded already (auto_weights would copy torch's over them). A LayerMap pairs the layers that
     have no parameters and those whose parameters are arranged otherwise: without it PaDiff does not look at them.
@@ -129,7 +132,8 @@ class PaDiff:
     def phases(self, subject: str) -> list[str]:
         """Forward in both modes, with the loss and backward, and some steps if the pair has an optimizer."""
         trains = self.sessions["torch"].pair(run_of(subject)).recipe is not None
-        return ["eval", "train", "backward", *(["steps"] if trains else [])]
+        checks = [name + dtype for name in ("eval", "train", "backward") for dtype in ("", WIDE)]
+        return checks + ([f"steps{WIDE}"] if trains else [])
 
     def tightest(self, phase: str, spec: RunSpec, least: Limits) -> Limits | None:
         """The first tolerance of the grid that passes."""
@@ -143,19 +147,22 @@ class PaDiff:
         """Whether there is a difference is asked with the tightest tolerance; where it is, with one at which
         the layers before it, whose rounding may be larger than the output's, are not named in its place."""
         alarm = self._difference(phase, spec, limits[""])
-        return alarm and (self._difference(phase, spec, max(PLAIN, limits[""])) or alarm)
+        wider = (self._difference(phase, spec, plain) for plain in PLAIN if plain > limits[""])
+        return alarm and next(filter(None, wider), alarm)
 
     def _difference(self, phase: str, spec: RunSpec, tolerance: float) -> Alarm | None:
-        spec = replace(spec, mode="eval" if phase == "eval" else "train")
+        what = phase.removesuffix(WIDE)
+        dtype = "float64" if phase.endswith(WIDE) else "float32"
+        spec = replace(spec, mode="eval" if what == "eval" else "train", dtype=dtype)
         try:
-            arguments = self._arguments(phase, spec)
+            arguments = self._arguments(what, spec)
         except Exception:  # a planted network that cannot even be built
             return Alarm(phase, ["paddle failed"])
         arguments["options"] = {
             "atol": tolerance,
             "rtol": tolerance,
             "compare_mode": "strict",
-            "diff_phase": "forward" if phase in ("eval", "train") else "both",
+            "diff_phase": "forward" if what in ("eval", "train") else "both",
         }
         for file in LOGS.glob("*.log"):
             file.unlink()
@@ -186,7 +193,8 @@ class PaDiff:
                 losses[side] = _total(loss, target)
                 if phase == "steps":
                     steps[side] = _step(build_optimizer(session, spec, network, loss, LR))
-            inputs[side] = {f"x{i}": framework.variable(array).clone() for i, array in enumerate(arrays)}
+            given = framework.to_tensor if phase == "steps" else _with_gradient(framework)
+            inputs[side] = {f"x{i}": given(array) for i, array in enumerate(arrays)}
             once = self._called_once(spec)
             layers[side] = {p: m for p, m in self._mapped(framework.modules(network)) if p in once}
         return {
@@ -226,6 +234,11 @@ class PaDiff:
                 yield path, module
 
 
+def _with_gradient(framework: Any) -> Any:
+    """A tensor that networks without parameters have a backward pass for, and that can be changed in place."""
+    return lambda array: framework.variable(array).clone()
+
+
 def _total(loss: Any, target: Any) -> Any:
     return lambda output: loss(outputs_of(output), target)[0]
 
@@ -252,8 +265,10 @@ class ReprodLog:
         self.sessions = open_sessions()
 
     def phases(self, subject: str) -> list[str]:
-        """Every rung."""
-        return possible_rungs(list(RUNGS), self.sessions["torch"].pair(run_of(subject)), SIZE)
+        """Every rung, those that compute once more in float64."""
+        rungs = possible_rungs(list(RUNGS), self.sessions["torch"].pair(run_of(subject)), SIZE)
+        again = [f"{name}{WIDE}" for name in rungs if RUNGS[name].arbitrated or name == "optimizer"]
+        return sorted([*rungs, *again], key=lambda name: rungs.index(name.removesuffix(WIDE)))
 
     def tightest(self, phase: str, spec: RunSpec, least: Limits) -> Limits | None:
         """The largest difference of each kind."""
@@ -281,8 +296,10 @@ class ReprodLog:
 
     def _differences(self, phase: str, spec: RunSpec) -> Alarm | tuple[dict[str, Any], dict[str, str]]:
         """What compare_info makes of each kind of tap, and every tap's module in the order of the run."""
-        rung = RUNGS[phase]
+        rung = RUNGS[phase.removesuffix(WIDE)]
         spec, logs, paths = rung.spec(spec), {}, {}
+        if phase.endswith(WIDE):
+            spec = replace(spec, dtype="float64")
         for side, session in self.sessions.items():
             try:
                 record = CAPTURES[rung.stage](session, spec)

@@ -60,11 +60,12 @@ PEER_SETTINGS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a tool made of an entry; what it could not run it has not found."""
+    """What a tool made of an entry; what it could not run it has not found. `wide`: only float64 shows it."""
 
     found: bool = False
     named: bool = False
     ran: bool = True
+    wide: bool = False
     crashed: bool = False
 
 
@@ -121,9 +122,10 @@ def converse(python: str, request: Mapping[str, Any]) -> list[dict[str, Any]]:
 def judge(tool: str, entry: Entry, alarm: Mapping[str, Any] | None, limits: Mapping[str, Any]) -> Outcome:
     """An alarm held against the entry. Without one, a check that the clean pair does not pass has not run."""
     if alarm is None:
-        return Outcome(ran=entry.harmless or MEANS[tool][entry.stage] in limits[entry.subject])
+        checks = {check.partition(" ")[0] for check in limits[entry.subject]}
+        return Outcome(ran=entry.harmless or MEANS[tool][entry.stage] in checks)
     named = any(is_named(entry, place) for place in alarm["places"])
-    return Outcome(found=True, named=named)
+    return Outcome(found=True, named=named, wide=" " in alarm["phase"])
 
 
 def is_named(entry: Entry, place: str) -> bool:
@@ -197,6 +199,7 @@ def print_names(tool: str, ids: Sequence[str], answers: Answers) -> None:
     lists = {
         "missed": [n for n, o in outcomes.items() if o.ran and not o.found and not ENTRIES[n].harmless],
         "false alarms": [n for n, o in outcomes.items() if o.found and ENTRIES[n].harmless],
+        "found in float64 only": [n for n, o in outcomes.items() if o.wide and not ENTRIES[n].harmless],
         "process crashed": [n for n, o in outcomes.items() if o.crashed],
     }
     for title, names in lists.items():
