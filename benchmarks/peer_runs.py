@@ -14,7 +14,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -329,24 +329,22 @@ class ReprodLog:
 PEERS = {"padiff": PaDiff, "reprod_log": ReprodLog}
 
 
-def calibrate(peer: Peer, subjects: Sequence[str]) -> dict[str, dict[str, Limits]]:
-    """The tightest limits of each pair and phase that let the clean pair and its harmless entries pass.
+def calibrate(peer: Peer, subject: str) -> dict[str, Limits]:
+    """The tightest limits of each phase that let the clean pair and its harmless entries pass.
 
     A phase that no limits let the clean pair pass in is left out: the tool cannot run it.
     """
-    tolerances: dict[str, dict[str, Limits]] = {}
-    for subject in subjects:
-        harmless = [entry.id for entry in ENTRIES.values() if entry.harmless and entry.subject == subject]
-        tolerances[subject] = {}
-        for phase in peer.phases(subject):
-            clean = limits = peer.tightest(phase, run_of(subject), {})
-            if clean is None or limits is None:
-                continue
-            for name in harmless:
-                wider = peer.tightest(phase, run_of(subject, [name]), limits)
-                if wider and all(wider[k] <= max(FAR * clean.get(k, 0.0), NOTHING) for k in wider):
-                    limits = wider
-            tolerances[subject][phase] = limits
+    harmless = [entry.id for entry in ENTRIES.values() if entry.harmless and entry.subject == subject]
+    tolerances: dict[str, Limits] = {}
+    for phase in peer.phases(subject):
+        clean = limits = peer.tightest(phase, run_of(subject), {})
+        if clean is None or limits is None:
+            continue
+        for name in harmless:
+            wider = peer.tightest(phase, run_of(subject, [name]), limits)
+            if wider and all(wider[k] <= max(FAR * clean.get(k, 0.0), NOTHING) for k in wider):
+                limits = wider
+        tolerances[phase] = limits
     return tolerances
 
 
@@ -361,11 +359,11 @@ def main() -> None:
     packages = (request["tool"], "torch", "paddlepaddle", "numpy")
     tell(versions={name: importlib.metadata.version(name.replace("_", "-")) for name in packages})
     peer = PEERS[request["tool"]]()
-    tolerances: Mapping[str, Mapping[str, Limits]] = request["tolerances"]
-    if tolerances is None:
-        subjects = dict.fromkeys(ENTRIES[name].subject for name in request["ids"])
-        tolerances = calibrate(peer, list(subjects))
-        tell(tolerances=tolerances)
+    tolerances: dict[str, dict[str, Limits]] = request["tolerances"] or {}
+    for subject in dict.fromkeys(ENTRIES[name].subject for name in request["ids"]):
+        if subject not in tolerances:
+            tolerances[subject] = calibrate(peer, subject)
+            tell(tolerances=tolerances)
     for name in request["ids"]:
         subject, alarm = ENTRIES[name].subject, None
         for phase, limits in tolerances[subject].items():

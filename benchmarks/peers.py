@@ -2,11 +2,12 @@
 
     python -m venv peers-env
     peers-env/bin/pip install torch==2.13.0 paddlepaddle==3.3.1 padiff reprod_log pyyaml pillow ml_dtypes safetensors
-    python benchmarks/peers.py --python peers-env/bin/python [--selftest FILE] [ID]...
+    python benchmarks/peers.py --python peers-env/bin/python [--selftest FILE] [--keep DIR] [ID]...
 
 The peers have an environment of their own, as PaDiff changes both frameworks when it is imported; `peer_runs.py`
 runs there, one process for each tool, and says how each is set up. With --selftest, what stdc-align finds is read
-from the file that `stdc-align selftest --json FILE` wrote. Prints Markdown; docs/peers.md explains it.
+from the file that `stdc-align selftest --json FILE` wrote; with --keep, what the peers answered is kept, and a run
+that was broken off goes on. Prints Markdown; docs/peers.md explains it.
 """
 
 from __future__ import annotations
@@ -78,45 +79,60 @@ class Answers:
     outcomes: Mapping[str, Outcome]
 
 
-def run_peer(python: str, tool: str, ids: Sequence[str]) -> Answers:
-    """Run a tool on the entries; one that takes the process down is noted, and the rest runs in a new one."""
-    versions: Mapping[str, str] = {}
-    limits: Any = None
-    outcomes: dict[str, Outcome] = {}
+def run_peer(python: str, tool: str, ids: Sequence[str], file: Path) -> Answers:
+    """Run a tool on the entries that `file` has no answers for; it takes them up, so a run can be continued.
+
+    An entry that takes the process down is noted, and the rest runs in a new one.
+    """
     asked = [name for name in ids if ENTRIES[name].harmless or ENTRIES[name].stage in MEANS[tool]]
-    print(f"{tool}: {len(asked)} entries", file=sys.stderr)
-    while left := [name for name in asked if name not in outcomes]:
-        for answer in converse(python, {"tool": tool, "ids": left, "tolerances": limits}):
-            versions, limits = answer.get("versions", versions), answer.get("tolerances", limits)
-            if "finding" in answer:
-                name = answer["finding"]["id"]
-                outcomes[name] = judge(tool, ENTRIES[name], answer["finding"]["alarm"], limits)
-        if limits is None:
+    print(f"{tool}: {len(asked)} entries, answers in {file}", file=sys.stderr)
+    crashed: list[str] = []
+    while True:
+        facts, alarms = read_answers(file)
+        left = [name for name in asked if name not in alarms and name not in crashed]
+        if not left:
+            break
+        converse(python, {"tool": tool, "ids": left, "tolerances": facts.get("tolerances")}, file)
+        facts, now = read_answers(file)
+        if "tolerances" not in facts:
             sys.exit(f"{tool} did not get as far as the first entry")
-        crashed = next((name for name in left if name not in outcomes), None)
-        if crashed is not None:
-            outcomes[crashed] = Outcome(ran=False, crashed=True)
-    unable = {name: Outcome(ran=False) for name in ids if name not in outcomes}
-    return Answers(versions, limits, outcomes | unable)
+        crashed += [name for name in left if name not in now][:1]
+    limits = facts["tolerances"]
+    outcomes = {name: judge(tool, ENTRIES[name], alarms[name], limits) for name in asked if name in alarms}
+    unable = {name: Outcome(ran=False, crashed=name in crashed) for name in ids if name not in outcomes}
+    return Answers(facts["versions"], limits, outcomes | unable)
 
 
-def converse(python: str, request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What peer_runs.py answers to a request, until it is done or its process dies."""
+def read_answers(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The versions and tolerances that peer_runs.py has written, and its alarm or None for each entry."""
+    facts: dict[str, Any] = {}
+    alarms: dict[str, Any] = {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        answer = json.loads(line)
+        if "finding" in answer:
+            alarms[answer["finding"]["id"]] = answer["finding"]["alarm"]
+        else:
+            facts |= answer
+    return facts, alarms
+
+
+def converse(python: str, request: Mapping[str, Any], file: Path) -> None:
+    """Have peer_runs.py answer a request, line by line to the end of `file`, until it is done or its process dies."""
     import stdc_parity.align
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, file.open("a") as out:
         Path(folder, "stdc_parity").symlink_to(Path(stdc_parity.align.__file__).resolve().parents[1])
         process = subprocess.run(
             [python, str(Path(__file__).with_name("peer_runs.py"))],
             input=json.dumps(request),
-            capture_output=True,
+            stdout=out,
+            stderr=subprocess.PIPE,
             text=True,
             check=False,
             env=os.environ | PEER_SETTINGS | {"PYTHONPATH": folder, "PYTHONSAFEPATH": "1"},
         )
     if process.returncode:
         print(f"{request['tool']}: {process.stderr[-2000:]}", file=sys.stderr)
-    return [json.loads(line) for line in process.stdout.splitlines()]
 
 
 def judge(tool: str, entry: Entry, alarm: Mapping[str, Any] | None, limits: Mapping[str, Any]) -> Outcome:
@@ -212,10 +228,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--python", required=True, help="the Python of an environment that has the peers")
     parser.add_argument("--selftest", type=Path, help="findings of an earlier stdc-align selftest --json")
+    parser.add_argument(
+        "--keep", type=Path, help="folder of the peers' answers: what it has is not asked again"
+    )
     parser.add_argument("ids", nargs="*", metavar="ID", help="entries of the corpus (all)")
     options = parser.parse_args()
     ids = [entry.id for entry in selftest.chosen(options.ids)]
-    peers = {tool: run_peer(options.python, tool, ids) for tool in MEANS}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        peers = {tool: run_peer(options.python, tool, ids, folder / f"{tool}.jsonl") for tool in MEANS}
     ours = run_ours(ids, options.selftest)
     subjects = list(dict.fromkeys(ENTRIES[name].subject for name in ids))
     bad = clean_alarms(subjects)
