@@ -25,6 +25,7 @@ WEIGHTS = {
 }
 """What layers call the tensor that PyTorch calls "weight"."""
 DROPOUTS = (nn.Dropout, nn.Dropout2D, nn.Dropout3D)
+SIMPLE = (bool, int, float, str, tuple, list, type(None))
 _threads = 0
 
 
@@ -144,11 +145,6 @@ def watch(module: nn.Layer, seen: CallSeen) -> Callable[[], None]:
     return module.register_forward_post_hook(hook).remove
 
 
-def before(module: nn.Layer, change: Callable[[Any], Any]) -> Callable[[], None]:
-    """Let `change` replace the positional inputs of every call of `module`; the function returned stops it."""
-    return module.register_forward_pre_hook(lambda _module, inputs: change(inputs)).remove
-
-
 def no_grad() -> AbstractContextManager[Any]:
     """Return a context without gradients."""
     return paddle.no_grad()
@@ -211,21 +207,6 @@ def _flag(name: str, *, on_cpu: bool) -> bool:
     return bool(paddle.get_flags(name)[name]) if paddle.is_compiled_with_cuda() else on_cpu
 
 
-def layer_class(name: str) -> Any:
-    """Return the framework's layer class of that name."""
-    return getattr(nn, name)
-
-
-def build_layer(name: str, arguments: Mapping[str, Any]) -> nn.Layer:
-    """Return a layer of the framework's own."""
-    return getattr(nn, name)(**arguments)
-
-
-def namespaces() -> Mapping[str, Any]:
-    """Return where the framework's functions are looked up: modules and the tensor class."""
-    return {"F": nn.functional, "paddle": paddle, "linalg": paddle.linalg, "Tensor": paddle.Tensor}
-
-
 def thaw(module: nn.Layer, names: Sequence[str]) -> bool:
     """Let the module's own tensors of those names have gradients; return whether it has any of them."""
     found = [tensor for name, tensor in module.state_dict().items() if name in names]
@@ -247,3 +228,32 @@ def _tensors(network: nn.Layer) -> dict[str, paddle.Tensor]:
 
 def _numpy_dtype(tensor: paddle.Tensor) -> str:
     return str(tensor.dtype).removeprefix("paddle.")
+
+
+def tensors(module: nn.Layer) -> dict[str, paddle.Tensor]:
+    """Return the module's parameters and buffers by name."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def learns(tensor: paddle.Tensor) -> bool:
+    """Return whether a backward pass reaches the tensor."""
+    return bool(not tensor.stop_gradient)
+
+
+def attributes(module: nn.Layer) -> dict[str, Any]:
+    """Return the settings that the module keeps: what it has under a name and is no tensor and no module."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, SIMPLE)}
+
+
+def traced(tracer: Any) -> AbstractContextManager[None]:
+    """Let `tracer`, a `tracing.Tracer`, see every call of Paddle's functions and of layers."""
+    from stdc_parity.align import trace_paddle
+
+    return trace_paddle.traced(tracer)
+
+
+def function(name: str) -> Callable[..., Any]:
+    """Return Paddle's function of that name, for one tensor. Raises AttributeError."""
+    from stdc_parity.align import trace_paddle
+
+    return trace_paddle.function(name)

@@ -16,6 +16,7 @@ from stdc_parity.converters.architecture import Kind, Side
 SIDE: Side = "torch"
 STATISTICS = {"running_mean": "running_mean", "running_var": "running_var"}
 DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
+SIMPLE = (bool, int, float, str, tuple, list, type(None))
 
 
 def configure(threads: int) -> None:
@@ -127,11 +128,6 @@ def watch(module: nn.Module, seen: CallSeen) -> Callable[[], None]:
     return module.register_forward_hook(hook).remove
 
 
-def before(module: nn.Module, change: Callable[[Any], Any]) -> Callable[[], None]:
-    """Let `change` replace the positional inputs of every call of `module`; the function returned stops it."""
-    return module.register_forward_pre_hook(lambda _module, inputs: change(inputs)).remove
-
-
 def no_grad() -> AbstractContextManager[Any]:
     """Return a context without gradients."""
     return torch.no_grad()
@@ -181,24 +177,38 @@ def vjp(
     return [None if each is None else to_array(each) for each in found]
 
 
-def layer_class(name: str) -> Any:
-    """Return the framework's layer class of that name."""
-    return getattr(nn, name)
-
-
-def build_layer(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Return a layer of the framework's own."""
-    return getattr(nn, name)(**arguments)
-
-
-def namespaces() -> Mapping[str, Any]:
-    """Return where the framework's functions are looked up: modules and the tensor class."""
-    return {"F": nn.functional, "torch": torch, "linalg": torch.linalg, "Tensor": torch.Tensor}
-
-
 def thaw(module: nn.Module, names: Sequence[str]) -> bool:
     """Let the module's own tensors of those names have gradients; return whether it has any of them."""
     found = [tensor for name, tensor in module.named_parameters() if name in names]
     for tensor in found:
         tensor.requires_grad_(True)
     return bool(found)
+
+
+def tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the module's parameters and buffers by name."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def learns(tensor: torch.Tensor) -> bool:
+    """Return whether a backward pass reaches the tensor."""
+    return bool(tensor.requires_grad)
+
+
+def attributes(module: nn.Module) -> dict[str, Any]:
+    """Return the settings that the module keeps: what it has under a name and is no tensor and no module."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, SIMPLE)}
+
+
+def traced(tracer: Any) -> AbstractContextManager[None]:
+    """Let `tracer`, a `tracing.Tracer`, see every call of PyTorch's functions and of modules."""
+    from stdc_parity.align import trace_torch
+
+    return trace_torch.traced(tracer)
+
+
+def function(name: str) -> Callable[..., Any]:
+    """Return PyTorch's function of that name, for one tensor. Raises AttributeError."""
+    from stdc_parity.align import trace_torch
+
+    return trace_torch.function(name)

@@ -74,9 +74,6 @@ class Framework(Protocol):
     def watch(self, module: Any, seen: CallSeen) -> Callable[[], None]:
         """Call `seen` after every call of `module`; the function returned stops it."""
 
-    def before(self, module: Any, change: Callable[[Any], Any]) -> Callable[[], None]:
-        """Let `change` replace the positional inputs of every call of `module` (None: leave them)."""
-
     def no_grad(self) -> AbstractContextManager[Any]:
         """A context without gradients."""
 
@@ -103,17 +100,23 @@ class Framework(Protocol):
     ) -> list[Array | None]:
         """The gradients of `inputs` for given gradients of `outputs`; None where nothing depends on one."""
 
-    def layer_class(self, name: str) -> Any:
-        """The framework's layer class of that name."""
-
-    def build_layer(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        """A layer of the framework's own."""
-
-    def namespaces(self) -> Mapping[str, Any]:
-        """Where the framework's functions are looked up: modules and the tensor class."""
-
     def thaw(self, module: Any, names: Sequence[str]) -> bool:
         """Let the module's own tensors of those names have gradients; whether it has any of them."""
+
+    def tensors(self, module: Any) -> dict[str, Tensor]:
+        """The module's parameters and buffers by name."""
+
+    def learns(self, tensor: Tensor) -> bool:
+        """Whether a backward pass reaches the tensor."""
+
+    def attributes(self, module: Any) -> dict[str, Any]:
+        """The settings that the module keeps: what it has under a name and is no tensor and no module."""
+
+    def traced(self, tracer: Any) -> AbstractContextManager[None]:
+        """Let `tracer`, a `tracing.Tracer`, see every call of the framework's functions and of modules."""
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """The framework's function of that name, for one tensor. Raises AttributeError."""
 
 
 def kind_of(module_type: str, name: str, dimensions: int) -> Kind:

@@ -18,9 +18,12 @@ from typing import Any
 
 from stdc_parity.align.framework import load_framework
 from stdc_parity.align.ladder import CAPTURES, REPLAYS
-from stdc_parity.align.record import load_record, save_record
+from stdc_parity.align.record import Record, load_record, save_record
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.stages import weights
+from stdc_parity.align.stages.explain import explain, explain_loss
+from stdc_parity.align.tracing import Edit
 from stdc_parity.converters.errors import ParityError
 
 
@@ -29,15 +32,30 @@ def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
     if job["do"] == "facts":
         return {"facts": session.framework.facts()}
     spec, run = RunSpec.from_json(job["spec"]), Path(job["run"])
+    session.check_planted(spec)
+    lent = job.get("lent")
+    session.lent = load_record(Path(lent), job["reference"], weights.STAGE) if lent else None
     start = time.perf_counter()
-    if job["do"] in CAPTURES:
+    if job["do"].endswith("-explain"):
+        record = _explain(session, spec, run, job)
+    elif job["do"] in CAPTURES:
         record = CAPTURES[job["do"]](session, spec)
     else:
         record = REPLAYS[job["do"]](session, spec, load_record(run, job["reference"], job["of"]))
     seconds = time.perf_counter() - start
-    record = replace(record, stage=job["as"], facts=session.facts(spec))
+    record = replace(record, stage=job["as"], facts={**record.facts, **session.facts(spec)})
     save_record(record, run)
     return {"seconds": seconds, "facts": dict(record.facts)}
+
+
+def _explain(session: Session, spec: RunSpec, run: Path, job: Mapping[str, Any]) -> Record:
+    """One module traced, with the changes that the job asks for."""
+    values = load_record(run, job["reference"], job["values"]) if job.get("values") else None
+    edits = [Edit.from_json(edit) for edit in job["edits"]]
+    if job["do"] == "loss-explain":
+        return explain_loss(session, spec, edits, values)
+    calls = load_record(run, job["reference"], job["of"])
+    return explain(session, spec, job["do"].removesuffix("-explain"), calls, job["call"], edits, values)
 
 
 def answer(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:

@@ -151,18 +151,26 @@ class Optimizer:
             for g in self.groups
         ]
 
+    def set_lr(self, lr: float) -> None:
+        """Give every group its multiple of the base learning rate `lr`."""
+        self.lr = lr
+        for group, optim in zip(self.groups, self.optims, strict=True):
+            optim.set_lr(self.lr * group.lr_mul)
+
     def set_iteration(self, it: int) -> None:
         """Give every group the learning rate of iteration `it`, which the next step will be."""
         self.it = it
-        self.lr = learning_rate(it, *self.schedule)
-        for group, optim in zip(self.groups, self.optims, strict=True):
-            optim.set_lr(self.lr * group.lr_mul)
+        self.set_lr(learning_rate(it, *self.schedule))
+
+    def update(self) -> None:
+        """Update every parameter that has a gradient, at the learning rates that were set last."""
+        for optim in self.optims:
+            optim.step()
 
     def step(self) -> None:
         """Set the learning rate of this iteration, update every parameter that has a gradient, count on."""
         self.set_iteration(self.it)
-        for optim in self.optims:
-            optim.step()
+        self.update()
         self.it += 1
 
     def zero_grad(self) -> None:

@@ -116,17 +116,25 @@ class Optimizer:
             momentum=momentum,
         )
 
+    def set_lr(self, lr: float) -> None:
+        """Give every group its multiple of the base learning rate `lr`."""
+        self.lr = lr
+        for group, settings in zip(self.groups, self.optim.param_groups, strict=True):
+            settings["lr"] = self.lr * group.lr_mul
+
     def set_iteration(self, it: int) -> None:
         """Give every group the learning rate of iteration `it`, which the next step will be."""
         self.it = it
-        self.lr = learning_rate(it, *self.schedule)
-        for group, settings in zip(self.groups, self.optim.param_groups, strict=True):
-            settings["lr"] = self.lr * group.lr_mul
+        self.set_lr(learning_rate(it, *self.schedule))
+
+    def update(self) -> None:
+        """Update every parameter that has a gradient, at the learning rates that were set last."""
+        self.optim.step()
 
     def step(self) -> None:
         """Set the learning rate of this iteration, update every parameter that has a gradient, count on."""
         self.set_iteration(self.it)
-        self.optim.step()
+        self.update()
         self.it += 1
 
     def zero_grad(self) -> None:

@@ -129,6 +129,8 @@ def tops(path, **options):
 
 CAPTURES = {
     "align/capture_torch.py": {"torch"},
+    "align/trace_torch.py": {"torch"},
+    "align/trace_paddle.py": {"paddle"},
     "align/capture_paddle.py": {"paddle"},
     "align/capture_onnx.py": {"onnxruntime"},
 }

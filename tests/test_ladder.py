@@ -333,6 +333,8 @@ LOSS = [
     Fault("fuse kernel random", "loss", patch=fuse_kernel(lambda k: np.array([0.31, -0.2, 0.07])),
           first="detail.fuse_kernel", taps=("detail.fuse_kernel", *DETAIL)),
     Fault("fuse kernel off by 1e-4", "loss", patch=fuse_kernel(lambda k: k + 1e-4), first="detail.fuse_kernel"),
+    Fault("Laplacian off by 1e-4", "loss", patch=put(losses, "LAPLACIAN", (*losses.LAPLACIAN[:2], (-1.0, -1.0, -1.0001))),
+          first="detail.laplacian_kernel", taps=("detail.laplacian_kernel",)),
     Fault("threshold", "loss", patch=put(losses.SegLoss.__init__, "__defaults__", ((8,), 0.6, None, 255)),
           first="ohem", taps=("ohem", "ohem16", "ohem32", "total")),
     Fault("always n_min", "loss", patch=put(losses, "hard_examples", lambda loss, thresh, n: loss.sort()[-n:]),
@@ -393,9 +395,9 @@ def decay_norms(original: Any, *args: Any) -> Any:
     return tuple(optim.Group(g.name, g.lr_mul, 5e-4, g.names, g.params) for g in original(*args))
 
 
-def no_multiplier(self: Any, it: int) -> None:
+def no_multiplier(self: Any, lr: float) -> None:
     for each in self.optims:
-        each.set_lr(optim.learning_rate(it, *self.schedule))
+        each.set_lr(lr)
 
 
 def decay_forgotten(original: Any, self: Any, lr: float, momentum: float, params: Any, weight_decay: Any) -> None:
@@ -416,11 +418,14 @@ OPTIMIZER = [
           taps=("loss.detail.fuse_kernel", "learning rate of loss")),
     Fault("backbone norms untrained", "optimizer", patch=rebuilt(backbone_norms=False),
           first=f"{BACKBONE}.0.bn.weight", taps=("cp.backbone",)),
-    Fault("x10 lost in a step", "optimizer", patch=put(optim.Optimizer, "set_iteration", no_multiplier),
+    Fault("x10 lost in a step", "optimizer", patch=put(optim.Optimizer, "set_lr", no_multiplier),
           first="learning rate of lr_mul_wd in step 1", taps=("after step", "of lr_mul_wd", "of lr_mul_nowd")),
     Fault("decay said but not done", "optimizer", first="after step 1", taps=("after step",), patch=put(
           optim.Momentum, "__init__", lambda *args, original=optim.Momentum.__init__, weight_decay=None:
           decay_forgotten(original, *args, weight_decay=weight_decay))),
+    Fault("a head replaced after the optimizer was built", "optimizer", first="conv_out.conv_out.weight after step 1",
+          taps=("conv_out.conv_out.weight after",), patch=put(optim, "build_optimizer", lambda *args,
+          original=optim.build_optimizer, **options: stale_head(original, *args, **options))),
     Fault("zero for absent gradients", "optimizer", first="after step", taps=("after step",), patch=put(
           optim.Optimizer, "zero_grad", lambda self: [each.clear_grad(set_to_zero=True) for each in self.optims])),
 ]  # fmt: skip
@@ -436,6 +441,27 @@ def linear(it: int, lr0: float, start: float, warmup: int, *rest: float) -> floa
     return float(models_torch_optim.learning_rate(it, lr0, start, warmup, *rest))  # type: ignore[arg-type]
 
 
+def step_then_schedule(self: Any) -> None:
+    self.update()
+    self.it += 1
+    self.set_iteration(self.it)
+
+
+def stale_head(original: Any, model: Any, *args: Any, **options: Any) -> Any:
+    built = original(model, *args, **options)
+    head = model.conv_out.conv_out
+    weight = head.weight.numpy()
+    head.weight = head.create_parameter(head.weight.shape, dtype=head.weight.dtype)
+    head.weight.set_value(weight)
+    return built
+
+
+def still_evaluating(original: Any, net: Any, *args: Any) -> Any:
+    counts = original(net, *args)
+    net.eval()
+    return counts
+
+
 def floored(it: int, *schedule: float, original: Any = optim.learning_rate) -> float:
     return max(1e-4, original(it, *schedule)) if it > 1000 else float(original(it, *schedule))
 
@@ -447,7 +473,9 @@ SCHEDULE = [
     Fault("power 0.91", "schedule", patch=rebuilt(power=0.91), taps=EVERY_RATE),
     Fault("ends at 1e-4", "schedule", patch=put(optim, "learning_rate", floored), taps=EVERY_RATE),
     Fault("x10 missing", "schedule", patch=put(optim, "LR_MUL", 1.0), taps=("of lr_mul_wd", "of lr_mul_nowd")),
-    Fault("x10 lost later", "schedule", patch=put(optim.Optimizer, "set_iteration", no_multiplier),
+    Fault("stepped after the update", "schedule", patch=put(optim.Optimizer, "step", step_then_schedule),
+          first="learning rate of wd step by step", taps=("step by step",)),
+    Fault("x10 lost later", "schedule", patch=put(optim.Optimizer, "set_lr", no_multiplier),
           taps=("of lr_mul_wd", "of lr_mul_nowd")),
 ]  # fmt: skip
 
@@ -486,6 +514,9 @@ METRIC = [
           metrics.single_scale_logits)), first="scene 0 scale 0.5 prediction", taps=("prediction", "network, ")),
     Fault("truncated logits", "metric", patch=put(metrics, "single_scale_logits", lambda *a,
           original=metrics.single_scale_logits: paddle.trunc(original(*a))), first="scene 0 scale 0.5 prediction"),
+    Fault("not trained again", "metric", patch=put(metrics, "evaluate_single_scale", lambda net, *args,
+          original=metrics.evaluate_single_scale, **options: still_evaluating(partial(original, **options), net, *args)),
+          first="train mode after evaluate_single_scale", taps=("train mode after evaluate_single_scale",)),
     Fault("no flip", "metric", first="scene 0 several scales, flipped prediction", patch=put(metrics, "chip_scores",
           lambda net, chip, flip, original=metrics.chip_scores: original(net, chip, False)),
           taps=("several scales, flipped", "evaluate_multi")),
@@ -573,15 +604,61 @@ def test_three_faults_in_a_backward_pass_are_all_named() -> None:
     assert blamed(stage) == list(planted)
 
 
-def test_rungs_that_need_a_failed_one_are_blocked() -> None:
+def test_wrong_weights_hide_nothing_behind_them() -> None:
     result = climb(list(RUNGS), [WEIGHTS[0].network])  # type: ignore[list-item]
-    verdicts = {stage.stage: (stage.verdict, stage.blocked_by) for stage in result.stages}
-    held = dict.fromkeys(("data", "loss", "schedule"), (Verdict.PASS, ""))
-    blocked = ("forward", "forward-train", "backward", "optimizer", "metric", "train")
-    assert verdicts == {
-        **held, "weights": (Verdict.DIVERGED, ""), **dict.fromkeys(blocked, (Verdict.BLOCKED, "weights")),
-    }  # fmt: skip
+    verdicts = {stage.stage: stage.verdict for stage in result.stages}
+    assert verdicts.pop("weights") is Verdict.DIVERGED and all(verdicts.values())
+    lent = [stage.stage for stage in result.stages if run.LENT in stage.remarks]
+    assert lent == ["forward", "forward-train", "backward", "optimizer", "metric", "train"]
     assert result.verdict is Verdict.DIVERGED
+
+
+def test_faults_of_several_rungs_are_all_named_once() -> None:
+    wrong, tensor_path = f"{BACKBONE}.3.conv_list.1.bn", "cp.arm16.conv.conv.weight"
+    mutations = [
+        tensor(tensor_path, off_by(2e-7)),
+        setting(wrong, "_epsilon", 1e-3),
+        setting("ffm.convblk.bn", "_momentum", 0.8),
+        rewire("cp.conv_head32", scaled_gradient),
+    ]
+    stages = {stage.stage: stage for stage in climb(list(RUNGS), mutations).stages}
+    assert {name: [c.tap for c in stage.blamed] for name, stage in stages.items() if stage.blamed} == {
+        "weights": [tensor_path],
+        "forward": [wrong],
+        "forward-train": ["ffm.convblk.bn.running_mean"],
+        "backward": ["own grad cp.conv_head32 input[0]"],
+    }
+    assert stages["forward-train"].again == {wrong: "forward"}
+    assert stages["backward"].again == {wrong: "forward"}
+    assert stages["backward"].blocked_by == "forward-train" and stages["backward"].verdict is Verdict.DIVERGED
+    blocked = {name: stage.blocked_by for name, stage in stages.items() if stage.verdict is Verdict.BLOCKED}
+    assert blocked == {"metric": "forward", "train": "backward"}
+    assert all(stages[name] for name in ("data", "loss", "optimizer", "schedule"))
+
+
+def test_what_follows_from_a_fault_is_not_named_again() -> None:
+    wrong = f"{BACKBONE}.3.conv_list.1.bn"
+    stages = climb(["forward", "forward-train", "backward", "metric"], [setting(wrong, "_epsilon", 1e-3)]).stages
+    assert [(stage.stage, blamed(stage), stage.again) for stage in stages] == [
+        ("forward", [wrong], {}),
+        ("forward-train", [], {wrong: "forward"}),
+        ("backward", [], {wrong: "forward"}),
+        ("metric", [], {}),
+    ]
+    assert [stage.verdict.value for stage in stages] == ["DIVERGED", "DIVERGED", "BLOCKED", "BLOCKED"]
+    assert all(stage.isolated for stage in stages)
+
+
+def test_a_side_without_a_network_blocks_what_needs_one() -> None:
+    def fail(network: Any) -> None:
+        raise ValueError("there is no such layer")
+
+    result = climb(list(RUNGS), [fail])
+    verdicts = {stage.stage: (stage.verdict, stage.blocked_by) for stage in result.stages}
+    blocked = ("forward", "forward-train", "backward", "optimizer", "metric", "train")
+    assert {name: verdicts[name] for name in blocked} == dict.fromkeys(blocked, (Verdict.BLOCKED, "weights"))
+    assert verdicts["data"] == verdicts["loss"] == (Verdict.PASS, "")
+    assert result.stages[0].failures and not any(stage.blamed for stage in result.stages)
 
 
 MIDDLE = ("forward", "forward-train", "loss", "backward")

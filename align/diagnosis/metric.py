@@ -45,11 +45,12 @@ def _of_shape_or_mode(comparison: Comparison, reference: Record, other: Record) 
         return None
     a, b = reference.arrays[tap], other.arrays[tap]
     if a.ndim == 1 and b.shape == (len(a), len(a)) and all(np.array_equal(row, a, equal_nan=True) for row in b):
-        cause = f"{tap} has the shape {b.shape}, the reference's {a.shape} in every row: a total of shape (c, 1) broadcasts."
+        cause = f"{tap} has the shape {b.shape}, the reference's {a.shape} in every row: (c, 1) broadcasts."
         return Diagnosis(tap, cause, "totals of shape (c,)", 1.0, 0.0)
     if tap.startswith("train mode after ") and a.size == b.size == 1:
         cause = f"{tap.removeprefix('train mode after ')} leaves the network in {'train' if b else 'eval'} mode."
-        return Diagnosis(tap, cause, "put the mode back after an evaluation: network.train()" if a else "network.eval()")
+        fix = "put the mode back after an evaluation: network.train()" if a else "network.eval()"
+        return Diagnosis(tap, cause, fix)
     return None
 
 

@@ -17,10 +17,13 @@ SEG_OUTPUTS = ("logits", "logits16", "logits32", "detail8")
 """What the segmentation twins return by default (`use_boundary_8`), at the places of upstream's forward."""
 
 BILINEAR = "Paddle computes bilinear interpolation ratios in float32 even for float64 tensors"
+EPSILON = "an epsilon of 1e-8 that guards a mean over labelled pixels is less than float32 can tell"
 AVGPOOL = "the gradient of Paddle's AvgPool2D divides by a float32 9"
 FLOORS = (
     Floor(r"logits(16|32)?", 2e-5, BILINEAR),
     Floor(r"(bce|dice)8|total", 2e-5, BILINEAR),
+    Floor(r"ohem of few labels", 1e-6, EPSILON),
+    Floor(r"(weighted )?ohem.*", 2e-8, EPSILON),
     Floor(r"loss .*", 2e-5, BILINEAR),
     Floor(r"grad .*", 5e-5, BILINEAR),
     Floor(r"own grad (network|loss) .*", 5e-5, BILINEAR),

@@ -72,6 +72,8 @@ def capture(session: Session, spec: RunSpec) -> Record:
     with framework.no_grad():
         for name, parameter in framework.parameters(loss).items():
             recorder.add(name, "parameter", "loss", type(loss).__name__, parameter)
+        kernel = loss.detail.laplacian_kernel
+        recorder.add("detail.laplacian_kernel", "parameter", "loss", type(loss).__name__, kernel)
         for name in ("pyramid", "targets"):
             built = getattr(loss.detail, name)(target)
             recorder.add(f"detail {name}", "target", f"loss.detail.{name}", type(loss.detail).__name__, built)

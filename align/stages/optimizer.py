@@ -1,4 +1,7 @@
-"""The optimizer stage on one side: parameters, momentum buffers and settings after steps on given gradients."""
+"""The optimizer stage on one side: parameters, momentum buffers and settings after steps on given gradients.
+
+The learning rates are given too: the schedule is a stage of its own.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def capture(session: Session, spec: RunSpec) -> Record:
     """Record what applies to every parameter, then its value and momentum after one step and after the last.
 
     The gradients are drawn from the seed, the same for both sides; some parameters get none, the loss's own
-    gets zeros, as in training.
+    gets zeros, as in training. The base learning rate grows with every step.
     """
     framework = session.framework
     network, loss = session.network(spec, fresh=True), build_loss(session, spec)
@@ -56,7 +59,8 @@ def capture(session: Session, spec: RunSpec) -> Record:
                 gradient = _gradient(framework.SIDE, names, name, shape, step, spec)
                 if gradient is not None:
                     framework.give_gradient(parameter, gradient)
-        optimizer.step()
+        optimizer.set_lr(LR * step / spec.steps)
+        optimizer.update()
         for name, rate in optimizer.learning_rates().items():
             taken = np.array(rate, np.float64)
             recorder.add_array(
@@ -68,22 +72,24 @@ def capture(session: Session, spec: RunSpec) -> Record:
 
 
 def add_settings(recorder: Recorder, optimizer: Any) -> None:
-    """Record (learning rate, weight decay, momentum) of every parameter, and its group's name."""
+    """Record the settings of every parameter (learning rate, weight decay, momentum), and its group's name."""
     for name, settings in optimizer.settings().items():
-        figures = np.array([settings["lr"], settings["weight_decay"], settings["momentum"]], np.float64)
-        group = settings["group"]
-        recorder.add_array(
-            f"{name} lr, weight decay, momentum ({group})", "setting", figures, name, str(group)
-        )
+        figures = {what.replace("_", " "): value for what, value in settings.items() if what != "group"}
+        group, values = settings["group"], np.array(list(figures.values()), np.float64)
+        recorder.add_array(f"{name} {', '.join(figures)} ({group})", "setting", values, name, str(group))
 
 
 def add_state(session: Session, recorder: Recorder, network: Network, optimizer: Any, when: str) -> None:
-    """Record every parameter of the groups and its momentum buffer, in the official shapes."""
+    """Record every parameter of the groups and its momentum buffer, in the official shapes.
+
+    The values are the network's own: a group may hold a tensor that is no longer a part of it.
+    """
     framework, buffers = session.framework, optimizer.momentum_buffers()
+    own = framework.parameters(network)
     names = framework.official_names(network)
     for group in optimizer.groups:
         for name, parameter in zip(group.names, group.params, strict=True):
-            value = to_official(framework.SIDE, names, name, framework.to_array(parameter))
+            value = to_official(framework.SIDE, names, name, framework.to_array(own.get(name, parameter)))
             recorder.add_array(f"{name} {when}", "parameter", value, name, group.name)
             if name in buffers:
                 buffer = to_official(framework.SIDE, names, name, framework.to_array(buffers[name]))
