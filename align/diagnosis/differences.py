@@ -68,7 +68,9 @@ class Values:
 
     def _equal(self, a: int, b: int) -> bool:
         x, y = self._paddle.values.get(a), self._paddle.values.get(b)
-        return a == b or (x is not None and y is not None and same_values(np.ravel(x), np.ravel(y), self.tolerance))
+        return a == b or (
+            x is not None and y is not None and same_values(np.ravel(x), np.ravel(y), self.tolerance)
+        )
 
 
 def _official(name: str) -> str:
@@ -96,7 +98,9 @@ def differences(torch: Trace, paddle: Trace, values: Values) -> Iterator[list[Di
     every = _compared(torch, paddle, range(len(torch.calls)), range(len(paddle.calls)), values)
     if every != first:
         yield [*every, *outputs]
-    if len(ours) > len(theirs):  # the same calls may be there twice: the last ones are then the ones that count
+    if len(ours) > len(
+        theirs
+    ):  # the same calls may be there twice: the last ones are then the ones that count
         last = _compared(torch, paddle, theirs, ours, values, backwards=True)
         if last != first:
             yield last
@@ -198,7 +202,9 @@ def region(torch: Trace, paddle: Trace, values: Values) -> Iterator[tuple[int, i
     ours = [j for j, call in enumerate(paddle.calls) if any(n not in values.matched for n in call.outputs)]
     for j in ours:
         sizes = [paddle.values[n].size for n in paddle.calls[j].outputs if n >= 0]
-        same = [i for i in theirs if [torch.values[n].size for n in torch.calls[i].outputs if n >= 0] == sizes]
+        same = [
+            i for i in theirs if [torch.values[n].size for n in torch.calls[i].outputs if n >= 0] == sizes
+        ]
         for i in sorted(same, key=lambda i: (torch.calls[i].name != paddle.calls[j].name, i)):
             yield i, j
 

@@ -44,11 +44,17 @@ def _of_shape_or_mode(comparison: Comparison, reference: Record, other: Record) 
     if tap not in reference.arrays or tap not in other.arrays:
         return None
     a, b = reference.arrays[tap], other.arrays[tap]
-    if a.ndim == 1 and b.shape == (len(a), len(a)) and all(np.array_equal(row, a, equal_nan=True) for row in b):
+    if (
+        a.ndim == 1
+        and b.shape == (len(a), len(a))
+        and all(np.array_equal(row, a, equal_nan=True) for row in b)
+    ):
         cause = f"{tap} has the shape {b.shape}, the reference's {a.shape} in every row: (c, 1) broadcasts."
         return Diagnosis(tap, cause, "totals of shape (c,)", 1.0, 0.0)
     if tap.startswith("train mode after ") and a.size == b.size == 1:
-        cause = f"{tap.removeprefix('train mode after ')} leaves the network in {'train' if b else 'eval'} mode."
+        cause = (
+            f"{tap.removeprefix('train mode after ')} leaves the network in {'train' if b else 'eval'} mode."
+        )
         fix = "put the mode back after an evaluation: network.train()" if a else "network.eval()"
         return Diagnosis(tap, cause, fix)
     return None
@@ -131,9 +137,11 @@ def _counts(prediction: Array, labels: Array, classes: int) -> Iterator[tuple[st
     small = flat[~ignored] % 256
     if classes**2 > 255:
         cause = "indices of cells overflow in uint8 (256 cells)"
-        yield cause, "label.astype('int64') * classes + prediction", np.bincount(
-            small, minlength=classes**2
-        ).reshape(classes, classes)
+        yield (
+            cause,
+            "label.astype('int64') * classes + prediction",
+            np.bincount(small, minlength=classes**2).reshape(classes, classes),
+        )
     yield (
         "ignored pixels (255) are counted in the last cells, into which indices are clipped",
         skip,
@@ -314,7 +322,14 @@ def _explain_scores(
                 [np.atleast_1d(np.asarray(score(matrix), np.float64)) for matrix in matrices]
             )
         relations.append(
-            Relation("other scores", f"{kind}: {words}.", fix, partial(_given, given=made), forward=True, allowed=SCORED)
+            Relation(
+                "other scores",
+                f"{kind}: {words}.",
+                fix,
+                partial(_given, given=made),
+                forward=True,
+                allowed=SCORED,
+            )
         )
     return explain(taps[0], relations, [(a, b)])
 

@@ -32,7 +32,8 @@ GAIN = 0.25
 
 TRIED = (
     "settings", "clipping", "nesterov", "dampening", "coupled and decoupled decay", "L1 decay",
-    "rate in the velocity", "averaged velocity", "amsgrad", "centered", "epsilon under the root", "gradients kept or zero", "lost state",
+    "rate in the velocity", "averaged velocity", "amsgrad", "centered", "epsilon under the root",
+    "gradients kept or zero", "lost state",
 )  # fmt: skip
 
 WORDS: Mapping[str, tuple[str, str]] = {

@@ -100,7 +100,9 @@ def try_relation(relation: Relation, a: Array, b: Array) -> Trial:
         return Trial(before, np.inf, False, 0.0)
     after = distance(goal, changed)
     holds = after <= _allowed(relation, goal, before)
-    bits = evidence(a, b, goal, _finest(relation, goal)) - BITS_OF_A_NUMBER * relation.fitted if holds else 0.0
+    bits = (
+        evidence(a, b, goal, _finest(relation, goal)) - BITS_OF_A_NUMBER * relation.fitted if holds else 0.0
+    )
     return Trial(before, after, holds, bits)
 
 

@@ -85,7 +85,9 @@ def _one(difference: Difference, torch: Trace, paddle: Trace) -> tuple[str, str]
     if here is not None:
         return _extra(here, torch, paddle)
     own, right = ([origin(trace, number) for number in trace.outputs] for trace in (paddle, torch))
-    wrong = [(a, b) for a, b in zip(own, right, strict=True) if a != b] or [(", ".join(own), ", ".join(right))]
+    wrong = [(a, b) for a, b in zip(own, right, strict=True) if a != b] or [
+        (", ".join(own), ", ".join(right))
+    ]
     text = "; ".join(f"{a} where the original returns {b}" for a, b in wrong)
     return f"it returns {text}", f"return {', '.join(right)}"
 
@@ -97,7 +99,11 @@ def _settings(difference: Difference, here: Call) -> tuple[str, str]:
         right = f"x[{_index(value)}]"
         return f"x[{_index(own)}] is taken where the original takes {right}", right
     note = f": {NOTES[name]}" if name in NOTES else f" ({MEANING[here.name]})" if here.name in MEANING else ""
-    if isinstance(value, tuple) and isinstance(own, tuple) and sorted(map(str, own)) == sorted(map(str, value)):
+    if (
+        isinstance(value, tuple)
+        and isinstance(own, tuple)
+        and sorted(map(str, own)) == sorted(map(str, value))
+    ):
         note = f" (swapped, in another order){note}"
     return (
         f"{title} has {name}={own!r} where PyTorch's side has {name}={value!r}{note}",
@@ -121,7 +127,9 @@ def _inputs(there: Call, here: Call, torch: Trace, paddle: Trace) -> tuple[str, 
             f"{here.name} gets {', '.join(own)}, in the original {', '.join(right)}{more}",
             f"{here.name}({', '.join(right)})",
         )
-    wrong = [(a, b) for a, b in zip(own, right, strict=True) if a != b] or [(", ".join(own), ", ".join(right))]
+    wrong = [(a, b) for a, b in zip(own, right, strict=True) if a != b] or [
+        (", ".join(own), ", ".join(right))
+    ]
     text = "; ".join(f"{a} where the original gives it {b}" for a, b in wrong)
     return f"{here.name} is given {text}{_in_place(there, torch)}", f"{here.name}({', '.join(right)})"
 
@@ -181,7 +189,12 @@ def frozen(paddle: str, name: str) -> tuple[str, str]:
 
 def short(difference: Difference) -> str:
     """What undoing a difference is, in a word or two."""
-    names = {"inputs": "other inputs", "missing": "a call more", "extra": "a call less", "outputs": "other outputs"}
+    names = {
+        "inputs": "other inputs",
+        "missing": "a call more",
+        "extra": "a call less",
+        "outputs": "other outputs",
+    }
     if difference.kind == "settings":
         return f"other {difference.name}"
     return names.get(difference.kind, "another function")
