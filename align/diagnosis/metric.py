@@ -109,8 +109,8 @@ def _stored(tap: str, a: Array, b: Array) -> Iterator[Relation]:
             kept = a.astype(dtype).astype(b.dtype) if np.dtype(dtype).kind != "f" or a.max() < 6e4 else a
         how = "overflow" if np.dtype(dtype).kind != "f" else "are rounded"
         yield Relation(
-            "counts in another dtype", f"{tap}: counts {how} in {name}.", "Count in int64.", partial(_given, given=kept),
-            forward=True, exact=True,
+            "counts in another dtype", f"{tap}: counts {how} in {name}.", "Count in int64.",
+            partial(_given, given=kept), forward=True, exact=True,
         )  # fmt: skip
     missing = int(a.sum()) - int(b.sum())
     cells = np.argwhere(a != b)
