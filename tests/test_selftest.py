@@ -31,8 +31,9 @@ def test_every_entry_has_its_code_and_its_setting() -> None:
 
 
 def test_the_entry_itself_would_pass_for_a_diagnosis() -> None:
-    for entry in ENTRIES.values():
-        assert not entry.diagnosis or re.search(entry.diagnosis, f"{entry.what} {entry.cause} {entry.fix}"), entry.id
+    late = ("loss", "optimizer", "schedule", "metric", "train")
+    for entry in (entry for entry in ENTRIES.values() if entry.stage in late):
+        assert re.search(entry.diagnosis, f"{entry.what} {entry.cause} {entry.fix}"), entry.id
 
 
 def test_a_few_of_every_rung_are_found_and_named() -> None:
