@@ -60,7 +60,7 @@ class Bench:
         if first is None:
             return result
         try:
-            diagnosis = explain_module(first, self._lab("", only=first))
+            diagnosis = explain_module(first, self._lab("", only=first), only=first)
         except (ParityError, LookupError) as error:
             diagnosis = Diagnosis(first, tried=(f"nothing: {error}",))
         return replace(result, diagnoses=[*result.diagnoses, diagnosis])

@@ -10,12 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from stdc_parity.align.framework import Array, Framework, Tensor
 
 Arguments = dict[str, Any]
 Settings = Mapping[str, Any]
 Bind = Callable[[str, Any, Any, Any], tuple[Arguments, Arguments]]
 """`bind(name, function, args, kwargs)`: the arguments of a call by name, and the defaults of its signature."""
+
+NOTHING = np.zeros(0)
+"""What stands for a value that nobody will look at: those of a run with changes."""
 
 EFFECTS = ("register_hook",)
 """Functions that are called for what they do to a tensor, not for a result."""
@@ -45,7 +50,8 @@ class Call:
 class Trace:
     """The calls of one run of a module, the values they were about, and the module's own settings.
 
-    `inputs` and `outputs` are what it was given and what it returned, by number.
+    `inputs` and `outputs` are what it was given and what it returned, by number. `focus` are the numbers of the
+    calls to look at, None for all.
     """
 
     calls: Sequence[Call]
@@ -55,6 +61,7 @@ class Trace:
     outputs: Sequence[int] = ()
     type: str = ""
     attributes: Settings = field(default_factory=dict)
+    focus: Sequence[int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the values."""
@@ -295,7 +302,7 @@ class Tracer:
         number = len(self.values)
         self._numbers[id(tensor)] = number
         self._kept.append(tensor)
-        self.values[number] = self._framework.to_array(tensor)
+        self.values[number] = NOTHING if self._edits else self._framework.to_array(tensor)
         return number
 
     def _tensors(self, value: Any) -> list[Any]:

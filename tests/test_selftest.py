@@ -1,5 +1,7 @@
 """The self-test on a few entries of every rung: found, named at the right place, and silent where it must be."""
 
+import re
+
 import pytest
 from click.testing import CliRunner
 
@@ -10,6 +12,8 @@ from stdc_parity.fixtures.portbugs.catalogue import ENTRIES
 SOME = [
     "pool-exclusive", "norm-eps-weak", "heads-swapped", "norm-momentum-weak", "norm-variance-biased",
     "arm-gate-detached", "linear-not-transposed", "bgr", "ok-arm-adaptive-pool", "ok-ffm-factored",
+    "ohem-few-labels", "laplacian-weak", "bce-gradient-at-zero", "momentum-weak", "adam-epsilon-weak",
+    "step-after-update", "metric-one-pixel-exchanged", "labels-of-last-batch",
 ]  # fmt: skip
 
 
@@ -17,6 +21,19 @@ def test_entries_are_complete() -> None:
     for entry in ENTRIES.values():
         assert entry.what and entry.seen and entry.subject, entry.id
         assert bool(entry.stage and entry.where and entry.fix) != entry.harmless, entry.id
+
+
+def test_every_entry_has_its_code_and_its_setting() -> None:
+    from stdc_parity.fixtures.portbugs import paddle_bugs, torch_bugs
+
+    assert paddle_bugs.BUGS.keys() | torch_bugs.BUGS.keys() == ENTRIES.keys()
+    assert {entry.setting for entry in ENTRIES.values()} - {""} == torch_bugs.SETTINGS.keys()
+
+
+def test_the_entry_itself_would_pass_for_a_diagnosis() -> None:
+    late = ("loss", "optimizer", "schedule", "metric", "train")
+    for entry in (entry for entry in ENTRIES.values() if entry.stage in late):
+        assert re.search(entry.diagnosis, f"{entry.what} {entry.cause} {entry.fix}"), entry.id
 
 
 def test_a_few_of_every_rung_are_found_and_named() -> None:

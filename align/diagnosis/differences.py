@@ -19,6 +19,8 @@ MAX_REGION = 8
 STATISTICS = {"_mean": "running_mean", "_variance": "running_var", "_weight": "weight", "scale": "weight"}
 QUIET = {"clone", "reshape", "zeros_like", "ones_like", "contiguous", "to", "type"}
 """Calls that need no counterpart: they change no value."""
+COPIES = {"detach", "cpu", "clone"}
+"""Calls by which a result is read."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,13 @@ def same_values(a: Array, b: Array, tolerance: float) -> bool:
 
 def differences(torch: Trace, paddle: Trace, values: Values) -> Iterator[list[Difference]]:
     """Everything that differs between the calls of the two traces, in order; more lists are other ways to see it."""
-    theirs = [i for i, call in enumerate(torch.calls) if call.name not in QUIET]
-    ours = [j for j, call in enumerate(paddle.calls) if call.name not in QUIET]
+    all_theirs, all_ours = _focus(torch), _focus(paddle)
+    theirs = [i for i in all_theirs if torch.calls[i].name not in QUIET]
+    ours = [j for j in all_ours if paddle.calls[j].name not in QUIET]
     first = _compared(torch, paddle, theirs, ours, values)
     outputs = _outputs(torch, paddle, values)
     yield [*first, *outputs]
-    every = _compared(torch, paddle, range(len(torch.calls)), range(len(paddle.calls)), values)
+    every = _compared(torch, paddle, all_theirs, all_ours, values)
     if every != first:
         yield [*every, *outputs]
     if len(ours) > len(
@@ -104,7 +107,8 @@ def differences(torch: Trace, paddle: Trace, values: Values) -> Iterator[list[Di
         last = _compared(torch, paddle, theirs, ours, values, backwards=True)
         if last != first:
             yield last
-    if len(torch.calls) == len(paddle.calls) and any(d.kind in ("missing", "extra") for d in first):
+    apart = any(difference.kind in ("missing", "extra") for difference in first)
+    if apart and torch.focus is None and len(torch.calls) == len(paddle.calls):
         pairs = enumerate(zip(torch.calls, paddle.calls, strict=True))
         yield [d for i, (a, b) in pairs if a.name != b.name for d in _pair(torch, paddle, i, i, values)]
 
@@ -129,6 +133,24 @@ def _compared(
             found += [_extra(j) for j in ours[j1:j2]]
             found += [_missing(torch, paddle, i, after) for i in theirs[i1:i2]]
     return found
+
+
+def _focus(trace: Trace) -> Sequence[int]:
+    return range(len(trace.calls)) if trace.focus is None else trace.focus
+
+
+def focused(trace: Trace, result: Array, shared: set[int]) -> Trace | None:
+    """The trace with those calls in focus that lead to `result` from values that both sides have."""
+    flat = np.ravel(result)
+    made = [
+        j
+        for j, call in enumerate(trace.calls)
+        if any(n >= 0 and same_values(flat, np.ravel(trace.values[n]), 0.0) for n in call.outputs)
+    ]
+    if not made:
+        return None
+    copies = [j for j in made if trace.calls[j].name in COPIES]
+    return replace(trace, focus=[j for j in _origin(trace, made[-1], shared) if j not in copies])
 
 
 def _blocks(theirs: list[str], ours: list[str], *, backwards: bool) -> Iterator[tuple[int, int, int, int]]:
@@ -198,8 +220,8 @@ def _unary(call: Call) -> bool:
 
 def region(torch: Trace, paddle: Trace, values: Values) -> Iterator[tuple[int, int]]:
     """Pairs of calls (the reference's, ours) whose results may stand for each other: what neither side shares yet."""
-    theirs = [i for i, call in enumerate(torch.calls) if any(n not in values.to_here for n in call.outputs)]
-    ours = [j for j, call in enumerate(paddle.calls) if any(n not in values.matched for n in call.outputs)]
+    theirs = [i for i in _focus(torch) if any(n not in values.to_here for n in torch.calls[i].outputs)]
+    ours = [j for j in _focus(paddle) if any(n not in values.matched for n in paddle.calls[j].outputs)]
     for j in ours:
         sizes = [paddle.values[n].size for n in paddle.calls[j].outputs if n >= 0]
         same = [

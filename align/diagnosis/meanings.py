@@ -160,11 +160,23 @@ split split input:x split_size:num_or_sections dim:axis=0
 chunk chunk input:x chunks dim:axis=0
 __getitem__ __getitem__ input:x item
 register_hook register_hook 0:x
+gt greater_than input:x other:y
+ge greater_equal input:x other:y
+lt less_than input:x other:y
+le less_equal input:x other:y
+eq equal input:x other:y
+ne not_equal input:x other:y
+full_like full_like input:x fill_value
+masked_fill masked_fill input:x mask value
+masked_select masked_select input:x mask
+numel numel input:x
+type astype input:x
+float astype input:x
 erf erf input:x
 """
 """PyTorch's function, Paddle's, and the arguments: PyTorch's name, Paddle's if it is another one, the default."""
 
-UNTOLD = ("data_format", "inplace", "training_mode")
+UNTOLD = ("data_format", "stable", "requires_grad", "pin_memory", "inplace", "training_mode")
 """Settings that say nothing about what is computed."""
 
 IN_PLACE = ("add", "sub", "mul", "div", "clamp", "relu", "pow")

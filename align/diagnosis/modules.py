@@ -18,6 +18,7 @@ from stdc_parity.align.diagnosis.differences import (
     Difference,
     Values,
     differences,
+    focused,
     program,
     region,
     structure,
@@ -50,16 +51,20 @@ class Lab:
     gap: Callable[[Record], tuple[float, bool]]
 
 
-def explain_module(place: str, lab: Lab) -> Diagnosis:
-    """Find out why the module at `place` differs."""
+def explain_module(place: str, lab: Lab, only: str = "") -> Diagnosis:
+    """Find out why the module at `place` differs; `only` is the one result that has to agree, of many."""
     reference, other = lab.trace()
     before, fine = lab.gap(other)
     if fine:
         return Diagnosis(place, before=before, tried=("the module run alone, which agrees",))
     torch, paddle = in_paddles_words(trace_of(reference)), tidied(trace_of(other))
+    values = Values(torch, paddle, before)
+    if only:
+        ends = (torch, reference, set(values.to_here)), (paddle, other, values.matched)
+        torch, paddle = (focused(t, record.arrays[only], shared) or t for t, record, shared in ends)
     tried: list[str] = []
     partly: Diagnosis | None = None
-    for number, (what, edits, cause, fix) in enumerate(_candidates(torch, paddle, before)):
+    for number, (what, edits, cause, fix) in enumerate(_candidates(torch, paddle, values)):
         if number >= MAX_TRIALS:
             break
         record = lab.run(edits)
@@ -99,10 +104,9 @@ Candidate = tuple[str, Sequence[Edit], str, str]
 """What is tried in words, the changes, and the cause and the fix if they help."""
 
 
-def _candidates(torch: Trace, paddle: Trace, before: float) -> Iterator[Candidate]:
+def _candidates(torch: Trace, paddle: Trace, values: Values) -> Iterator[Candidate]:
     yield from _attributes(torch, paddle)
     yield from _inputs(torch, paddle)
-    values = Values(torch, paddle, before)
     ways = list(differences(torch, paddle, values))
     for found in ways:
         for difference in found:
@@ -112,7 +116,7 @@ def _candidates(torch: Trace, paddle: Trace, before: float) -> Iterator[Candidat
         if len(undone) > 1:
             yield from _together(undone, torch, paddle)
     yield from _values(torch, paddle, values)
-    whole = program(torch, values)
+    whole = program(torch, values) if torch.outputs else None
     if whole is not None and 0 < len(ways[0]) <= MAX_REGION:
         yield "the original's calls, one by one", [whole], *words.describe(ways[0], torch, paddle)
 

@@ -30,6 +30,14 @@ TYPES = {
 """The layer classes that people know functions by."""
 
 MEANING = {
+    "greater_than": "a threshold",
+    "greater_equal": "a threshold",
+    "less_than": "a threshold",
+    "less_equal": "a threshold",
+    "equal": "which labels are meant, the ignored ones for instance",
+    "not_equal": "which labels are meant, the ignored ones for instance",
+    "add": "a smoothing, an epsilon or a term of a sum",
+    "cross_entropy": "which pixels count, and how they are averaged",
     "detach": "it stops the gradient",
     "register_hook": "the hook changes the gradient, by a factor for instance",
     "flip": "it turns the order of an axis round",
@@ -79,7 +87,8 @@ def _one(difference: Difference, torch: Trace, paddle: Trace) -> tuple[str, str]
             return _settings(difference, here)
         if difference.kind == "inputs":
             return _inputs(there, here, torch, paddle)
-        return f"{call(here)} stands where the original has {call(there)}", code(there)
+        meaning = f" ({MEANING[there.name]})" if there.name in MEANING else ""
+        return f"{call(here)} stands where the original has {call(there)}{meaning}", code(there)
     if there is not None:
         return _missing(there, torch, paddle)
     if here is not None:
