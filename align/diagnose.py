@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stdc_parity.align.arbiter import AGREED
 from stdc_parity.align.compare import REFERENCE, SIDES, Judging
 from stdc_parity.align.diagnosis.modules import Lab, explain_module
+from stdc_parity.align.diagnosis.total import explain_total
 from stdc_parity.align.judge import Tolerance, compare_records
 from stdc_parity.align.ladder import Rung
 from stdc_parity.align.pair import Pair
@@ -23,6 +26,9 @@ from stdc_parity.converters.errors import ParityError
 
 MAX_EXPLAINED = 4
 """How many modules of a rung are looked into."""
+
+MAX_SHOWN = 32
+"""The largest tensor whose values are written out."""
 
 OTHER: Side = SIDES[1]
 """The side on which changes are tried."""
@@ -56,14 +62,36 @@ class Bench:
 
     def explain_loss(self, result: StageResult) -> StageResult:
         """`result` with the cause of the first term of a loss that differs."""
-        first = next((c.tap for c in result.comparisons if not c), None)
-        if first is None:
+        comparison = next((c for c in result.comparisons if not c), None)
+        if comparison is None:
             return result
+        first = comparison.tap
+        if comparison.kind == "parameter":
+            return replace(result, diagnoses=[*result.diagnoses, self._constant(first)])
         try:
-            diagnosis = explain_module(first, self._lab("", only=first), only=first)
+            lab = self._lab("", only=first)
+            diagnosis = self._total(first, lab) or explain_module(first, lab, only=first)
         except (ParityError, LookupError) as error:
             diagnosis = Diagnosis(first, tried=(f"nothing: {error}",))
         return replace(result, diagnoses=[*result.diagnoses, diagnosis])
+
+    def _total(self, name: str, lab: Lab) -> Diagnosis | None:
+        """Why a total differs whose terms all agree."""
+        if name != "total":
+            return None
+        one, other = lab.trace()
+        terms = [tap.name for tap in one.taps if tap.kind == "loss" and tap.path == f"loss.{tap.name}"]
+        sides = [{term: record.arrays[term] for term in terms if term in record.arrays} for record in (one, other)]
+        return explain_total(name, (one.arrays[name], other.arrays[name]), (sides[0], sides[1]))
+
+    def _constant(self, name: str) -> Diagnosis:
+        """Both sides' values of a small tensor that a loss starts with: a kernel, weights of classes."""
+        one, other = (load_record(self.folder, side, self.rung.name).arrays[name] for side in SIDES)
+        if one.size > MAX_SHOWN or one.shape != other.shape:
+            return Diagnosis(name)
+        own, right = (" ".join(np.array2string(a, precision=7).split()) for a in (other, one))
+        gap = float(np.abs(one.astype(np.float64) - other).max() / (np.abs(one).max() or 1.0))
+        return Diagnosis(name, f"{name} starts as {own}, in the original as {right}", f"{name} = {right}", gap, 0.0)
 
     def _not_called(self, comparison: Comparison) -> Diagnosis | None:
         """Why a module's tap is there on the reference's side alone, if the module itself agrees on its inputs."""

@@ -30,7 +30,7 @@ BINARY = {
     "__gt__": "greater_than", "__ge__": "greater_equal", "register_hook": "register_hook",
 }  # fmt: skip
 UNARY = {"__neg__": "neg", "detach": "detach", "clone": "clone", "cuda": "cuda", "cpu": "cpu"}
-OPERATORS = {**BINARY, **UNARY, "__getitem__": "__getitem__"}
+OPERATORS = {**BINARY, **UNARY, "__getitem__": "__getitem__", "__setitem__": "__setitem__"}
 """What stands for an operator or a method that Python knows no function for."""
 
 UNSEEN = {

@@ -29,7 +29,7 @@ from stdc_parity.align.result import Diagnosis
 from stdc_parity.align.stages.explain import VALUE, trace_of
 from stdc_parity.align.tracing import WHOLE, Edit, Trace
 
-MAX_TOLD = 3
+MAX_TOLD = 2
 """More differences than these at once are no cause that helps."""
 
 PARTLY = 1e-3
@@ -158,7 +158,8 @@ def _values(torch: Trace, paddle: Trace, values: Values) -> Iterator[Candidate]:
     """The reference's value in the place of one of ours: what lies before it is the cause, if the rest agrees."""
     for there, here in region(torch, paddle, values):
         found = structure(torch, paddle, there, here, values)
-        cause, fix = words.describe(found, torch, paddle) if 0 < len(found) <= MAX_TOLD else ("", "")
+        clear = len(found) == 1 or (len(found) <= MAX_TOLD and all(d.kind != "other" for d in found))
+        cause, fix = words.describe(found, torch, paddle) if found and clear else ("", "")
         edit = Edit(here, "value", values=torch.calls[there].outputs)
         yield f"the original's {words.call(torch.calls[there])}", [edit], cause, fix
 
