@@ -289,6 +289,12 @@ def _stage_command(name: str, about: str, example: str) -> None:
         name, context_settings=SETTINGS, help=f"{about}\n\n\b\nExample: {example}", short_help=about
     )
     @_run_options
+    @click.option(
+        "--repro",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="Write a script for each module to blame that shows its difference alone.",
+    )
     @fails_clearly
     def run(**options: Any) -> None:
         _run(name, options)
@@ -305,10 +311,11 @@ def _run(name: str, options: dict[str, Any]) -> None:
     from stdc_parity.align.run import choose_rungs, choose_spec, run_rungs
 
     judging, threads, outputs = _judging(name, options), options.pop("threads"), _outputs(options)
+    repro = options.pop("repro")
     rungs, options = choose_rungs(name, options)
     spec = choose_spec(**options)
     with Console(stderr=True).status("both sides import their frameworks …") as status:
-        result = run_rungs(rungs, spec, judging, threads, status.update)
+        result = run_rungs(rungs, spec, judging, threads, status.update, repro=repro)
     report.publish(result, **outputs)
     sys.exit(0 if result else 1)
 

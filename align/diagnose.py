@@ -17,6 +17,7 @@ from stdc_parity.align.judge import Tolerance, compare_records
 from stdc_parity.align.ladder import Rung
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record, load_record
+from stdc_parity.align.repro import write_repro
 from stdc_parity.align.result import Comparison, Diagnosis, Failure, StageResult
 from stdc_parity.align.sides import SideProcess
 from stdc_parity.align.spec import RunSpec
@@ -46,19 +47,31 @@ class Bench:
     pair: Pair
     judging: Judging
     lent: Path | None = None
+    repro: Path | None = None
 
     def explain(self, result: StageResult) -> StageResult:
         """`result` with the causes of the first modules to blame."""
         found: list[Diagnosis] = []
+        remarks: list[str] = []
         for comparison in result.blamed[:MAX_EXPLAINED]:
             path = next(iter(comparison.paths.values()))
+            call = self._call_of(comparison)
             try:
-                found.append(explain_module(path, self._lab(self._call_of(comparison))))
+                found.append(explain_module(path, self._lab(call)))
+                if self.repro is not None and path != "loss":
+                    remarks.append(f"To see it alone: python {self._reproduced(self.repro, found[-1], call)}")
             except (ParityError, LookupError) as error:
                 found.append(Diagnosis(path, tried=(f"nothing: {error}",)))
         if not result.blamed:
             found += [d for c in result.comparisons if c.kind == "module" and (d := self._not_called(c)) is not None]
-        return replace(result, diagnoses=[*result.diagnoses, *found])
+        remarks = [*result.remarks, *remarks]
+        return replace(result, diagnoses=[*result.diagnoses, *found], remarks=remarks)
+
+    def _reproduced(self, folder: Path, diagnosis: Diagnosis, call: str) -> Path:
+        """Write a script that shows the module's difference, from its traces that were recorded last."""
+        records = {side: load_record(self.folder, side, "explain-trace") for side in SIDES}
+        calls = load_record(self.folder, REFERENCE, self.calls)
+        return write_repro(folder, self.rung.stage, diagnosis, call, records, calls, self.pair, self.spec)
 
     def explain_loss(self, result: StageResult) -> StageResult:
         """`result` with the cause of the first term of a loss that differs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 
 from stdc_parity.align.framework import Array
 from stdc_parity.align.result import Diagnosis
@@ -35,6 +35,12 @@ def explain_total(place: str, total: tuple[Array, Array], terms: tuple[Terms, Te
             if weight is not None:
                 scale = abs(sums[1])
                 return _told(place, names, weight, abs(gap) / scale, abs(gap - weight * part) / scale)
+    for one, other in permutations(terms[1], 2):
+        left = gap - float(terms[1][one]) + float(terms[1][other])
+        if abs(left) < EXACT * abs(sums[1]):
+            cause = f"the term {one} is in the total twice, {other} is left out: one stands where the other belongs"
+            scale = abs(sums[1])
+            return Diagnosis(place, cause, f"total = … + {one} + {other}", abs(gap) / scale, abs(left) / scale)
     return None
 
 

@@ -31,7 +31,7 @@ TYPES = {
 }
 """The layer classes that people know functions by."""
 
-MAX_SENTENCES = 4
+MAX_SENTENCES = 3
 """A cause of more parts than these tells nobody what to do."""
 
 IGNORED = 255
@@ -73,6 +73,15 @@ def describe(found: Sequence[Difference], torch: Trace, paddle: Trace) -> tuple[
     return ("; ".join(causes), "; ".join(fixes)) if len(causes) <= MAX_SENTENCES else ("", "")
 
 
+def _apart(here: list[str], there: list[str]) -> tuple[list[str], list[str]]:
+    """Two lists without what they begin and end with both."""
+    while here and there and here[0] == there[0]:
+        here, there = here[1:], there[1:]
+    while here and there and here[-1] == there[-1]:
+        here, there = here[:-1], there[:-1]
+    return here, there
+
+
 def _sliced(found: Sequence[Difference], paddle: Trace) -> bool:
     """Whether one of several pieces of a tensor is all that was found: the others are what matters too."""
     pieces = [d for d in found if d.kind == "extra" and paddle.calls[d.here].name == "__getitem__"]
@@ -85,7 +94,7 @@ def _reordered(found: Sequence[Difference], torch: Trace, paddle: Trace) -> tupl
     missing = Counter(torch.calls[d.there].name for d in found if d.kind in ("missing", "other"))
     extra = Counter(paddle.calls[d.here].name for d in found if d.kind in ("extra", "other"))
     if missing and missing == extra and all(d.kind in ("missing", "extra", "other", "inputs") for d in found):
-        here, there = ([c.name for c in trace.calls] for trace in (paddle, torch))
+        here, there = _apart([c.name for c in paddle.calls], [c.name for c in torch.calls])
         names = " and ".join(dict.fromkeys(missing))
         cause = f"{names} swapped or in another order: {', '.join(here)}; in the original {', '.join(there)}"
         return cause, f"Call them in the order {', '.join(there)}."
