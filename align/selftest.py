@@ -11,7 +11,7 @@ from pathlib import Path
 from stdc_parity.align.compare import SIDES, Judging, place_of
 from stdc_parity.align.judge import Tolerance
 from stdc_parity.align.ladder import RUNGS
-from stdc_parity.align.result import RunResult, StageResult
+from stdc_parity.align.result import Failure, RunResult, StageResult
 from stdc_parity.align.run import climb
 from stdc_parity.align.sides import SideProcess, default_threads, open_sides
 from stdc_parity.align.spec import RunSpec
@@ -29,6 +29,20 @@ NEEDED = {"detected": 1.0, "at the stage": 0.95, "at the place": 0.95, "with the
 
 WRONG_CAUSES = 0.02
 """The share of bugs that may be given a wrong cause."""
+
+
+USES: Mapping[str, set[str]] = {
+    "weights": {"network", "tensors"},
+    "data": {"data", "transforms"},
+    "forward": {"network", "tensors"},
+    "forward-train": {"network", "tensors"},
+    "loss": {"losses"},
+    "backward": {"network", "tensors", "losses"},
+    "optimizer": {"network", "tensors", "losses", "optim"},
+    "schedule": {"network", "tensors", "losses", "optim"},
+    "metric": {"network", "tensors", "metrics"},
+}
+"""What of a side a rung runs: its network, its weights, and the recipe's modules. `train` runs everything."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +128,21 @@ def plant(
 ) -> RunResult:
     """Climb the ladder with `entries`, which are of one subject, planted together.
 
-    `stop_early` ends it with the first rung that fails. Raises UsageError if they exclude each other.
+    Rungs that use nothing of what the entries change are those of a clean run, and left out. `stop_early` ends it
+    with the first rung that fails. Raises UsageError if the entries exclude each other.
     """
     spec = RunSpec(entries[0].subject, SIZE, base=BASE, batch=2, plant=tuple(entry.id for entry in entries))
-    return climb(processes, list(RUNGS), spec, Judging(Tolerance(), "always"), stop_early=stop_early)
+    changed = _touched(processes, spec.plant)
+    rungs = [name for name in RUNGS if not changed or name not in USES or changed & USES[name]]
+    return climb(processes, rungs, spec, Judging(Tolerance(), "always"), stop_early=stop_early)
+
+
+def _touched(processes: Mapping[Side, SideProcess], ids: Sequence[str]) -> set[str]:
+    """What the bugs of `ids` change, on any side."""
+    for process in processes.values():
+        process.ask({"do": "touched", "plant": list(ids)})
+    answers = [process.answer() for process in processes.values()]
+    return {name for answer in answers if not isinstance(answer, Failure) for name in answer["touched"]}
 
 
 def judge(entry: Entry, result: RunResult) -> Finding:
