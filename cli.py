@@ -396,10 +396,11 @@ def compare(run: Path, other: Path | None, **options: Any) -> None:
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="What --triples are drawn from."
 )
+@click.option("--jobs", type=click.IntRange(1), help="Entries at a time (as many as there are cores).")
 @click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write the score.")
 @fails_clearly
 def selftest(
-    ids: tuple[str, ...], listed: bool, triples: int | None, seed: int, json_path: Path | None
+    ids: tuple[str, ...], listed: bool, triples: int | None, seed: int, jobs: int | None, json_path: Path | None
 ) -> None:
     """Plant every known port bug (or those named), and print how many are found and named at the right place.
 
@@ -419,7 +420,7 @@ def selftest(
         raise click.UsageError("--triples draws its bugs itself; name none.")
     score: Any
     with Console(stderr=True).status("both sides import their frameworks …") as status:
-        score = threes.run(triples, seed, status.update) if triples else singles.run(ids, status.update)
+        score = threes.run(triples, seed, status.update) if triples else singles.run(ids, status.update, jobs)
     corpus: Any = threes if triples else singles
     if json_path is not None:
         corpus.write_json(score, json_path)

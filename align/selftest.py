@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -112,15 +114,25 @@ def listing(ids: Sequence[str]) -> Iterator[str]:
         yield f"{entry.id:<36} {'harmless' if entry.harmless else entry.stage:<14} {entry.what}"
 
 
-def run(ids: Sequence[str], progress: Callable[[str], None] = lambda line: None) -> Score:
-    """Plant each entry by itself and climb the ladder until a rung fails, as `all` does with its defaults."""
+def run(ids: Sequence[str], progress: Callable[[str], None] = lambda line: None, jobs: int | None = None) -> Score:
+    """Plant each entry by itself and climb the ladder until a rung fails, as `all` does with its defaults.
+
+    `jobs` entries at a time, each with two processes of its own; as many as there are cores if it is None.
+    """
     entries = chosen(ids)
-    findings = []
-    with open_sides(SIDES, default_threads()) as processes:
-        for number, entry in enumerate(entries):
-            progress(f"{number + 1} of {len(entries)}: {entry.id}")
-            findings.append(judge(entry, plant(processes, [entry])))
-    return Score(findings)
+    jobs = min(jobs or os.cpu_count() or 1, len(entries))
+    findings: dict[str, Finding] = {}
+
+    def work(share: Sequence[Entry]) -> None:
+        with open_sides(SIDES, 1 if jobs > 1 else default_threads()) as processes:
+            for entry in share:
+                progress(f"{len(findings) + 1} of {len(entries)}: {entry.id}")
+                findings[entry.id] = judge(entry, plant(processes, [entry]))
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in [pool.submit(work, entries[first::jobs]) for first in range(jobs)]:
+            done.result()
+    return Score([findings[entry.id] for entry in entries])
 
 
 def plant(
