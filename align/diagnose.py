@@ -21,12 +21,16 @@ from stdc_parity.align.repro import write_repro
 from stdc_parity.align.result import Comparison, Diagnosis, Failure, StageResult
 from stdc_parity.align.sides import SideProcess
 from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.stages.explain import METRIC
 from stdc_parity.align.tracing import Edit
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import ParityError
 
 MAX_EXPLAINED = 4
 """How many modules of a rung are looked into."""
+
+NETWORK_METRICS = ("single_scale_logits", "multi_scale_scores", "evaluate_single_scale", "evaluate_multi_scale")
+"""The functions of a recipe's metrics that run the network."""
 
 MAX_SHOWN = 32
 """The largest tensor whose values are written out."""
@@ -84,6 +88,19 @@ class Bench:
         try:
             lab = self._lab("", only=first)
             diagnosis = self._total(first, lab) or explain_module(first, lab, only=first)
+        except (ParityError, LookupError) as error:
+            diagnosis = Diagnosis(first, tried=(f"nothing: {error}",))
+        return replace(result, diagnoses=[*result.diagnoses, diagnosis])
+
+    def explain_metric(self, result: StageResult) -> StageResult:
+        """`result` with the cause of the first function of the metrics that runs the network and differs."""
+        places = [path for c in result.comparisons if not c for path in c.paths.values()]
+        first = next((path for path in places if path.removeprefix("metrics.") in NETWORK_METRICS), None)
+        if first is None:
+            return result
+        try:
+            lab = self._lab(first.removeprefix("metrics."), only=METRIC)
+            diagnosis = explain_module(first, lab, only=METRIC)
         except (ParityError, LookupError) as error:
             diagnosis = Diagnosis(first, tried=(f"nothing: {error}",))
         return replace(result, diagnoses=[*result.diagnoses, diagnosis])

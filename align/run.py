@@ -31,7 +31,7 @@ from stdc_parity.align.pair import Pair
 from stdc_parity.align.result import Failure, RunResult, StageResult
 from stdc_parity.align.sides import SideProcess, default_threads, open_sides
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.align.stages import loss, weights
+from stdc_parity.align.stages import loss, metric, weights
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import ParityError, UsageError
 from stdc_parity.fixtures.scenes import SMALLEST
@@ -44,7 +44,6 @@ LENT = f"The weights differ, so that both sides compute with the {REFERENCE} sid
 ISOLATED = 256 * 512
 """The most pixels of an input for looking at modules one by one, which keeps every value in float64."""
 
-LOSS = "loss"
 SMALL = (64, 128)
 """The largest input for what keeps every value of a run: tracing all that a loss calls."""
 
@@ -179,11 +178,16 @@ class _Climb:
         if not rung.modules and not result and not result.blamed:
             found = own(result.comparisons, rung.follows, by_place=rung.by_place)
             result = set_apart(replace(result, blamed=found[:1] if rung.isolated else found), self._named)
-        if rung.name == LOSS and not result and not result.failures:
+        failed = not result and not result.failures
+        bench = self._bench(rung, replace(spec, size=min(spec.size, SMALL)), self.folder)
+        if rung.stage == loss.STAGE and failed:
             progress(f"{rung.name}: call by call")
-            result = self._bench(rung, replace(spec, size=min(spec.size, SMALL)), self.folder).explain_loss(result)
-        if result.comparisons and not result and not result.failures and not any(result.diagnoses):
+            result = bench.explain_loss(result)
+        if result.comparisons and failed and not any(result.diagnoses):
             result = self._explained(rung, result)
+        if rung.stage == metric.STAGE and failed and not any(result.diagnoses):
+            progress(f"{rung.name}: call by call")
+            result = bench.explain_metric(result)
         if self._lends and weights.STAGE in rung.needs and (apart or blocker is None):
             result = replace(result, remarks=[*result.remarks, LENT])
         return result

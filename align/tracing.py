@@ -132,20 +132,27 @@ class Tracer:
         root: Any | None,
         edits: Sequence[Edit] = (),
         arrays: Mapping[int, Array] | None = None,
+        *,
+        everywhere: bool = False,
     ) -> None:
-        """Watch what `root` calls; `arrays` are the reference's values, by number."""
+        """Watch what `root` calls; `arrays` are the reference's values, by number.
+
+        With `everywhere` all calls are seen, those of `root` among them, as calls of the module "network".
+        """
         self.calls: list[Call] = []
         self.values: dict[int, Array] = {}
         self.parameters: dict[int, str] = {}
         self.inputs: list[int] = []
         self.outputs: list[int] = []
         self._framework, self._root, self._arrays = framework, root, arrays or {}
-        self._inside = 0 if root is None else 1
+        self._inside = 0 if root is None or everywhere else 1
         self._edits: dict[int, list[Edit]] = {}
         for edit in edits:
             self._edits.setdefault(edit.call, []).append(edit)
         self._modules = dict(framework.modules(root)) if root is not None else {}
         self._paths = {id(module): path for path, module in self._modules.items() if path}
+        if everywhere and root is not None:
+            self._paths[id(root)] = "network"
         self._numbers: dict[int, int] = {}
         self._kept: list[Any] = []
         for name, tensor in framework.tensors(root).items() if root is not None else ():
@@ -190,7 +197,7 @@ class Tracer:
 
     def module(self, module: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run and record one call of a module below the root, or of the root."""
-        if module is self._root and self._inside == 1 and not kwargs:
+        if module is self._root and self._inside == 1 and not kwargs and id(module) not in self._paths:
             return self.whole(lambda *given: function(module, *given), args)
         path = self._paths.get(id(module))
         if self._inside or path is None:

@@ -22,7 +22,7 @@ from stdc_parity.align.record import Record, load_record, save_record
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.align.stages import weights
-from stdc_parity.align.stages.explain import explain, explain_loss
+from stdc_parity.align.stages.explain import explain, explain_loss, explain_metric
 from stdc_parity.align.tracing import Edit
 from stdc_parity.converters.errors import ParityError
 from stdc_parity.fixtures.portbugs import touched
@@ -57,6 +57,8 @@ def _explain(session: Session, spec: RunSpec, run: Path, job: Mapping[str, Any])
     edits = [Edit.from_json(edit) for edit in job["edits"]]
     if job["do"] == "loss-explain":
         return explain_loss(session, spec, edits, values)
+    if job["do"] == "metric-explain":
+        return explain_metric(session, spec, job["call"], edits, values)
     calls = load_record(run, job["reference"], job["of"])
     return explain(session, spec, job["do"].removesuffix("-explain"), calls, job["call"], edits, values)
 

@@ -8,14 +8,18 @@ from typing import Any
 
 from stdc_parity.align.framework import Array, Framework
 from stdc_parity.align.record import Record, Tap
+from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.align.stages import backward, forward, loss
+from stdc_parity.align.stages import backward, forward, loss, metric
 from stdc_parity.align.tracing import Edit, Trace, Tracer, plain
 from stdc_parity.converters.errors import UsageError
 
 STATE = "state "
 """What the names of a module's own tensors start with in a record of `explain`."""
+
+METRIC = "logits"
+"""The tap of what a metric's function gives: pairs know what their logits may differ by."""
 
 VALUE = "value "
 """What the names of a trace's values start with in a record."""
@@ -86,6 +90,20 @@ def explain_loss(
     with session.framework.traced(tracer):
         record = loss.capture(session, spec)
     return _with_trace(record, Trace(tracer.calls, tracer.values, {}), "loss")
+
+
+def explain_metric(
+    session: Session, spec: RunSpec, name: str, edits: Sequence[Edit] = (), reference: Record | None = None
+) -> Record:
+    """What a function of the metrics gives for the first scene, with `edits`, and the trace of all that it calls."""
+    network, run = metric.run_one(session, spec, name)
+    values = _values(reference) if reference is not None else None
+    tracer = Tracer(session.framework, network, edits, values, everywhere=True)
+    recorder = Recorder(session.framework)
+    with session.framework.traced(tracer):
+        result = run()
+    recorder.add_array(METRIC, "output", result, f"metrics.{name}")
+    return _with_trace(recorder.record("metric"), Trace(tracer.calls, tracer.values, {}), "metrics")
 
 
 def _with_trace(record: Record, trace: Trace, path: str) -> Record:

@@ -172,6 +172,29 @@ def _single_scale(
     return session.framework.to_array(logits)
 
 
+def run_one(session: Session, spec: RunSpec, name: str) -> tuple[Network, Callable[[], Array]]:
+    """The network, and a call of one function of the metrics with it: logits of the first scene, or counts."""
+    metrics, classes = session.part(spec, "metrics"), session.recipe(spec).num_classes
+    evaluates = name.startswith("evaluate")
+    network = session.network(replace(spec, mode="train" if evaluates else "eval"))
+    image, label = session.scenes(replace(spec, batch=1), 0)
+    tensor, crop = session.framework.to_tensor(image), max(64, 2 * min(image.shape[2:]) // 3)
+    loader = [(tensor, session.framework.to_tensor(label[:, np.newaxis]))]
+    arguments: dict[str, tuple[Any, ...]] = {
+        "single_scale_logits": (tensor, *spec.size, SCALES[0]),
+        "multi_scale_scores": (tensor, classes, MULTI_SCALES, crop, True),
+        "evaluate_single_scale": (loader, classes, SCALES[0]),
+        "evaluate_multi_scale": (loader, classes, MULTI_SCALES, crop),
+    }
+
+    def run() -> Array:
+        with session.framework.no_grad():
+            result = getattr(metrics, name)(network, *arguments[name])
+        return session.framework.to_array(result) if session.framework.is_tensor(result) else np.asarray(result)
+
+    return network, run
+
+
 def _multi_scale(session: Session, metrics: Any, network: Any, image: Array, classes: int) -> Array:
     crop = max(64, 2 * min(image.shape[2:]) // 3)
     with session.framework.no_grad():
