@@ -84,6 +84,10 @@ def test_figures_are_those_of_entries() -> None:
         ({"stage": "backward", "place": "x", "size": "2.5e-03"}, "The difference is 0.0025 of scale."),
         ({"stage": "forward", "place": "network", "why": "shape (1,), (2,)"}, "modules gives another"),
         ({"stage": "forward", "place": "x", "size": "inf"}, "The reference is zero there."),
+        (
+            {"cause": "exclusive; " * 100, "fix": "f", "before": "inf", "after": "0.0e+00"},
+            "exclusive; exclusive; …\n",
+        ),
         ({"cause": "exclusive", "fix": "f", "before": "1.0e-01", "after": "0.0e+00"}, "falls from 0.1 to 0 of"),
     ],
 )
