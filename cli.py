@@ -60,47 +60,99 @@ def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
             type=click.Path(path_type=Path),
             help="Write the account as JSON.",
         ),
+        click.option(
+            "--drop-nonzero-bias",
+            is_flag=True,
+            help="Let go of biases that the target has no place for, even if not zero.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
     return command
 
 
-@convert.command("torch2paddle", context_settings=SETTINGS)
-@_conversion_options
-@click.option(
+_layout_option = click.option(
+    "--to-layout",
+    "layout",
+    metavar="NAME",
+    help="Whose names to write: official, mmseg (torch); paddle, paddleseg, stdcnet-paddle.",
+)
+_abn_option = click.option(
     "--abn",
     type=click.Choice(["auto", "yes", "no"]),
     default="auto",
     show_default=True,
     help="Rewrite InPlaceABN weights as |weight| + 1e-5; auto tells them by their missing counters.",
 )
+_aliases_option = click.option(
+    "--aliases", is_flag=True, help="Write upstream's second names (x2. … x32.) of the backbone too."
+)
+_wrap_option = click.option(
+    "--wrap", metavar="KEY", help="Put the state dict under KEY; upstream's backbones want state_dict."
+)
+
+
+@convert.command("torch2paddle", context_settings=SETTINGS)
+@_conversion_options
+@_layout_option
+@_abn_option
 @fails_clearly
-def torch2paddle(source: Path, target: Path | None, abn: Any, **options: Any) -> None:
+def torch2paddle(source: Path, target: Path | None, abn: Any, layout: str | None, **options: Any) -> None:
     """Convert a PyTorch checkpoint (.tar, .pth, …) into a .pdparams.
 
     \b
     Example: stdc-convert torch2paddle STDCNet1446_76.47.tar
+             stdc-convert torch2paddle model_maxmIOU75.pth --to-layout paddleseg
     """
-    _convert(source, target, "paddle", {"abn": abn}, options)
+    _convert(source, target, "paddle", {"abn": abn, "layout": layout}, options)
 
 
 @convert.command("paddle2torch", context_settings=SETTINGS)
 @_conversion_options
-@click.option(
-    "--aliases", is_flag=True, help="Write upstream's second names (x2. … x32.) of the backbone too."
-)
-@click.option(
-    "--wrap", metavar="KEY", help="Put the state dict under KEY; upstream's backbones want state_dict."
-)
+@_layout_option
+@_aliases_option
+@_wrap_option
 @fails_clearly
-def paddle2torch(source: Path, target: Path | None, aliases: bool, wrap: str | None, **options: Any) -> None:
+def paddle2torch(
+    source: Path, target: Path | None, aliases: bool, layout: str | None, wrap: str | None, **options: Any
+) -> None:
     """Convert a .pdparams into a PyTorch checkpoint.
 
     \b
     Example: stdc-convert paddle2torch STDCNet1446_76.47.pdparams --wrap state_dict
+             stdc-convert paddle2torch stdcseg.pdparams --to-layout mmseg
     """
-    _convert(source, target, "torch", {"aliases": aliases}, options, wrap)
+    _convert(source, target, "torch", {"aliases": aliases, "layout": layout}, options, wrap)
+
+
+@convert.command("relayout", context_settings=SETTINGS)
+@_conversion_options
+@click.option(
+    "--to-layout",
+    "layout",
+    metavar="NAME",
+    required=True,
+    help="Whose names to write, of either framework: official, mmseg, paddle, paddleseg, stdcnet-paddle.",
+)
+@_abn_option
+@_aliases_option
+@_wrap_option
+@fails_clearly
+def relayout(
+    source: Path,
+    target: Path | None,
+    layout: str,
+    abn: Any,
+    aliases: bool,
+    wrap: str | None,
+    **options: Any,
+) -> None:
+    """Give a checkpoint another code base's names; of the same framework or of the other one.
+
+    \b
+    Example: stdc-convert relayout model_maxmIOU75.pth --to-layout mmseg
+    """
+    _convert(source, target, None, {"layout": layout, "abn": abn, "aliases": aliases}, options, wrap)
 
 
 def _convert(
@@ -113,9 +165,17 @@ def _convert(
 ) -> None:
     from stdc_parity.converters import report
     from stdc_parity.converters.atomic import check_target
-    from stdc_parity.converters.convert import default_target, plan_conversion, write_conversion
+    from stdc_parity.converters.convert import (
+        choose_target,
+        default_target,
+        plan_conversion,
+        write_conversion,
+    )
 
-    target = target or default_target(source, to)
+    layout = choose_target(to, planning.pop("layout"))
+    if wrap is not None and layout.side == "paddle":
+        raise click.UsageError(f"--wrap: {layout.name} is a layout of Paddle, whose files have no wrapper.")
+    target = target or default_target(source, layout.side, "" if to else layout.name)
     certificate, force = options["certificate"], options["force"]
     if not options["dry_run"]:
         check_target(target, force=force, source=source)
@@ -125,7 +185,10 @@ def _convert(
             raise click.UsageError("DST and --certificate name the same file.")
         if not file.parent.is_dir():
             raise click.UsageError("--certificate: its folder does not exist.")
-    conversion = plan_conversion(source, to, model=options["model"], key=options["key"], **planning)
+    conversion = plan_conversion(
+        source, to, target=layout, model=options["model"], key=options["key"],
+        drop_nonzero_bias=options["drop_nonzero_bias"], **planning,
+    )  # fmt: skip
     if options["dry_run"]:
         click.echo("\n".join(report.plan_lines(conversion)))
     else:

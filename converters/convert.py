@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from stdc_parity.converters.containers import (
     write_torch,
 )
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
+from stdc_parity.converters.layout import Layout
+from stdc_parity.converters.layouts import get_layout, twin_layout
 from stdc_parity.converters.plan import (
-    RULES,
     Abn,
     Plan,
     apply_plan,
@@ -26,6 +28,7 @@ from stdc_parity.converters.plan import (
     counters,
     make_plan,
     naming,
+    recognise_layout,
 )
 from stdc_parity.converters.statedict import Array, StateDict, find_state_dict
 
@@ -52,7 +55,7 @@ class Conversion:
     @property
     def target_side(self) -> Side:
         """The framework whose names the target has."""
-        return other(self.plan.source_side)
+        return self.plan.target.side
 
 
 def other(side: Side) -> Side:
@@ -60,12 +63,16 @@ def other(side: Side) -> Side:
     return "paddle" if side == "torch" else "torch"
 
 
-def default_target(source: Path, side: Side) -> Path:
-    """`STDCNet1446_76.47.tar` -> `STDCNet1446_76.47.pdparams`: known suffixes go, dots in the name stay."""
+def default_target(source: Path, side: Side, layout: str = "") -> Path:
+    """`STDCNet1446_76.47.tar` -> `STDCNet1446_76.47.pdparams`: known suffixes go, dots in the name stay.
+
+    With `layout` it is `STDCNet1446_76.47.mmseg.pth`, as the suffix alone might give the source's name.
+    """
     name = source.name
     while (end := next((s for s in SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), None)) is not None:
         name = name[: -len(end)]
-    return source.parent / (name + TARGET_SUFFIX[side])  # with_name would refuse "." and "/"
+    name += f".{layout}{TARGET_SUFFIX[side]}" if layout else TARGET_SUFFIX[side]
+    return source.parent / name  # with_name would refuse "." and "/"
 
 
 def open_state_dict(source: str | os.PathLike[str], key: str | None = None) -> tuple[Contents, StateDict, Side]:
@@ -80,26 +87,30 @@ def open_state_dict(source: str | os.PathLike[str], key: str | None = None) -> t
 
 def plan_conversion(
     source: Path,
-    to: Side,
+    to: Side | None,
     *,
+    target: Layout | None = None,
     model: str | None = None,
     key: str | None = None,
     abn: Abn = "auto",
     aliases: bool = False,
+    drop_nonzero_bias: bool = False,
 ) -> Conversion:
     """Read `source` and decide everything; nothing is written.
 
-    Raises CheckpointError for what the file is or lacks, UsageError for options that do not fit it.
+    `to` is the framework to convert to, None for any; `target` the layout, by default that of the framework's
+    twin. Raises CheckpointError for what the file is or lacks, UsageError for options that
+    do not fit it.
     """
+    target = target or choose_target(to, None)
     contents, state, side = open_state_dict(source, key)
-    if side == to:
-        raise UsageError(
-            f"{shown(source.name)} has {_FRAMEWORK[side]} names already",
-            note=f"The other way is `stdc-convert {side}2{other(side)}`.",
-        )
+    _refuse_no_change(source, state, side, to, target)
     try:
         architecture = choose_architecture(state.tensors, side, model)
-        plan = make_plan(state, architecture, side, abn=abn, aliases=aliases)
+        plan = make_plan(
+            state, architecture, side,
+            target=target, abn=abn, aliases=aliases, drop_nonzero_bias=drop_nonzero_bias,
+        )  # fmt: skip
     except CheckpointError as error:
         raise CheckpointError(f"{shown(source.name)}: {error.message}", error.note) from None
     batches = counters(plan, state.tensors) if side == "torch" else contents.batches
@@ -107,6 +118,33 @@ def plan_conversion(
         raise CheckpointError(f"{shown(source.name)}: the counters of batches behind the tensors are damaged")
     tensors = apply_plan(plan, state.tensors, batches)
     return Conversion(source, contents, state, plan, tensors, batches, tuple(remarks(state, plan)))
+
+
+def choose_target(to: Side | None, layout: str | None) -> Layout:
+    """The target's layout. Raises UsageError for an unknown one, or one of the framework that `to` is not."""
+    if layout is None:
+        return twin_layout(to or "paddle")
+    target = get_layout(layout)
+    if to is not None and target.side != to:
+        raise UsageError(
+            f"--to-layout {layout} has {_FRAMEWORK[target.side]} names ({target.title}), this writes "
+            f"{_FRAMEWORK[to]}",
+            note=f"Use `stdc-convert {to}2{target.side}` or, from a layout of the same framework, "
+            "`stdc-convert relayout`.",
+        )
+    return target
+
+
+def _refuse_no_change(source: Path, state: StateDict, side: Side, to: Side | None, target: Layout) -> None:
+    """Raise UsageError if the checkpoint is what it is to become."""
+    own = recognise_layout(state.tensors, side)
+    if side == to:
+        way = f"The other way is `stdc-convert {side}2{other(side)}`."
+        if own is not target:
+            way += f" Between {_FRAMEWORK[side]} layouts: `stdc-convert relayout SRC --to-layout {target.name}`."
+        raise UsageError(f"{shown(source.name)} has {_FRAMEWORK[side]} names already", note=way)
+    if own is target:
+        raise UsageError(f"{shown(source.name)} has the layout {own.name} ({own.title}) already")
 
 
 def write_conversion(
@@ -138,6 +176,7 @@ def remarks(state: StateDict, plan: Plan) -> list[str]:
             "No norm counts batches, so the file does not show whether its head norms were InPlaceABN: "
             "their weights are copied (--abn yes for |weight| + 1e-5)."
         )
+    lines += _layout_remarks(plan)
     if state.others:
         others = [shown(path) or "the top" for path in state.others]
         lines.append(
@@ -148,6 +187,33 @@ def remarks(state: StateDict, plan: Plan) -> list[str]:
     if bad:
         lines.append(f"NaN or Inf in {len(bad)} tensors: {', '.join(bad[:5])}{', …' if len(bad) > 5 else ''}.")
     return lines
+
+
+def _layout_remarks(plan: Plan) -> Iterator[str]:
+    """What the layouts cannot express, and what whoever loads the target has to do."""
+    lost = [entry for entry in plan.entries if entry.loss]
+    biases = [f"{shown(entry.source)}" for entry in lost if entry.official.endswith(".bias") and entry.target is None]
+    if biases:
+        yield (
+            f"Dropped {len(biases)} biases that are not zero (--drop-nonzero-bias), so the network computes "
+            f"otherwise: {', '.join(biases)}."
+        )
+    others = [entry for entry in lost if not entry.official.endswith(".bias") or entry.target is not None]
+    yield from (f"Lost of {shown(entry.source)}: {entry.loss}." for entry in others)
+    yield from _made_and_left_out(plan)
+    yield from filter(None, (plan.source.caveat, plan.target.advice))
+
+
+def _made_and_left_out(plan: Plan) -> Iterator[str]:
+    """How many tensors only one of the layouts has, by the reason (norms' counters and aliases aside)."""
+    kinds = {"create": "Made up", "drop": "Left out"}
+    ones = [
+        (kinds[entry.rule], "biases of zeros" if entry.official.endswith(".bias") else "tensors", entry.reason)
+        for entry in plan.entries
+        if entry.rule in kinds and entry.official and not entry.loss
+        and not entry.official.endswith(".num_batches_tracked") and not entry.reason.startswith("alias")
+    ]  # fmt: skip
+    yield from (f"{verb} {count} {what}: {reason}." for (verb, what, reason), count in Counter(ones).items())
 
 
 def _counts(state: StateDict) -> bool:
@@ -164,24 +230,15 @@ class Weights:
 
 
 def weights_for(side: Side, tensors: StateDict, naming_side: Side, *, model: str | None = None) -> Weights:
-    """`tensors`, a state dict in either framework's names, as `side`'s twin loads it.
+    """`tensors`, a state dict in either framework's names and any layout, as `side`'s twin loads it.
 
-    For the side whose names it has, only aliases go and InPlaceABN's weights become a batch norm's; for
-    the other side the converter's plan is applied. So the two sides' weights differ by the conversion
+    For the twin whose names it has, only aliases go and InPlaceABN's weights become a batch norm's; for
+    the other one the converter's plan is applied. So the two sides' weights differ by the conversion
     alone, which is part of what an align run proves.
     """
     architecture = choose_architecture(tensors.tensors, naming_side, model)
-    plan = make_plan(tensors, architecture, naming_side)
-    if side != naming_side:
-        converted: Mapping[str, Array] = apply_plan(plan, tensors.tensors, {})
-    else:
-        rewritten = {entry.source for entry in plan.entries if entry.rule == "abs"}
-        converted = {
-            name: RULES["abs" if name in rewritten else "copy"](tensor)
-            for name, tensor in tensors.tensors.items()
-            if name not in architecture.aliases
-        }
-    return Weights(converted, architecture, tuple(remarks(tensors, plan)))
+    plan = make_plan(tensors, architecture, naming_side, target=twin_layout(side))
+    return Weights(apply_plan(plan, tensors.tensors, {}), architecture, tuple(remarks(tensors, plan)))
 
 
 _FRAMEWORK: Mapping[Side, str] = {"torch": "PyTorch's", "paddle": "Paddle's"}

@@ -15,7 +15,7 @@ from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.atomic import atomic_write
 from stdc_parity.converters.convert import Conversion, open_state_dict, remarks
 from stdc_parity.converters.errors import ParityError, shown
-from stdc_parity.converters.plan import Entry, choose_architecture, make_plan, recognise
+from stdc_parity.converters.plan import Entry, choose_architecture, make_plan, recognise, recognise_layout
 from stdc_parity.converters.statedict import Array
 
 CERTIFICATE_SCHEMA = 1
@@ -29,7 +29,8 @@ Digests = dict[Hashable, str]
 def summary_lines(conversion: Conversion, target: Path | None) -> Iterator[str]:
     """What was done, in a few lines; `target` is None for a dry run."""
     plan, state = conversion.plan, conversion.state
-    yield f"{shown(conversion.source.name)}: {conversion.contents.container}, {plan.architecture.describe()}"
+    layouts = "" if plan.is_between_twins else f", {plan.source.name} -> {plan.target.name}"
+    yield f"{shown(conversion.source.name)}: {conversion.contents.container}, {plan.architecture.describe()}{layouts}"
     kept = sum(entry.target is not None for entry in plan.entries)
     size = sum(array.nbytes for array in conversion.tensors.values())
     changed = [f"{plan.count('transpose')} transposed"] if plan.count("transpose") else []
@@ -53,7 +54,7 @@ def plan_lines(conversion: Conversion) -> Iterator[str]:
         source = shown(conversion.state.original.get(entry.source or "", entry.source or "-"))
         target = shown(entry.target or "-")
         shapes = "" if entry.source_shape == entry.target_shape else f" {entry.source_shape} -> {entry.target_shape}"
-        reason = f"  # {entry.reason}" if entry.reason else ""
+        reason = f"  # {'; '.join(filter(None, (entry.reason, entry.loss)))}" if entry.reason else ""
         yield f"{entry.rule:<9} {source} -> {target}{shapes if entry.source and entry.target else ''}{reason}"
 
 
@@ -68,7 +69,8 @@ def inspect_lines(source: Path, key: str | None, *, list_keys: bool = False) -> 
         yield from (f"also under    {line} (--key)" for line in _some(path or "the top" for path in state.others))
     yield from (f"beside        {line}" for line in _some(state.beside))
     yield f"names         {side} (norm statistics are called {'running_mean' if side == 'torch' else '_mean'})"
-    architecture = recognise(tensors, side)
+    architecture, layout = recognise(tensors, side), recognise_layout(tensors, side)
+    yield f"layout        {f'{layout.name} ({layout.title})' if architecture else 'not recognised'}"
     yield f"architecture  {architecture.describe() if architecture else 'not recognised'}"
     values = sum(tensor.size for tensor in tensors.values())
     dtypes = Counter(tensor.dtype.name for tensor in tensors.values())
@@ -128,6 +130,8 @@ def write_certificate(conversion: Conversion, target: Path | None, path: Path, *
         "schema_version": CERTIFICATE_SCHEMA,
         "tool": f"stdc-parity {version('stdc-parity')}",
         "direction": f"{conversion.plan.source_side}2{conversion.target_side}",
+        "source_layout": conversion.plan.source.name,
+        "target_layout": conversion.plan.target.name,
         "architecture": {"name": conversion.plan.architecture.name, **conversion.plan.architecture.facts},
         "inplace_abn": conversion.plan.abn,
         "source": files[0]
@@ -162,6 +166,7 @@ def _entry_account(entry: Entry, conversion: Conversion, digests: Digests) -> di
         "target": entry.target,
         "rule": entry.rule,
         "reason": entry.reason,
+        **({"loss": entry.loss} if entry.loss else {}),
         "dtype": next((a.dtype.name for a in (before, after) if a is not None), None),
         "source_shape": entry.source_shape,
         "target_shape": entry.target_shape,
