@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from stdc_parity.converters.containers import (
 )
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
 from stdc_parity.converters.layout import Layout
+from stdc_parity.converters.layout_remarks import layout_remarks
 from stdc_parity.converters.layouts import get_layout, twin_layout
 from stdc_parity.converters.plan import (
     Abn,
@@ -129,8 +129,7 @@ def choose_target(to: Side | None, layout: str | None) -> Layout:
         raise UsageError(
             f"--to-layout {layout} has {_FRAMEWORK[target.side]} names ({target.title}), this writes "
             f"{_FRAMEWORK[to]}",
-            note=f"Use `stdc-convert {to}2{target.side}` or, from a layout of the same framework, "
-            "`stdc-convert relayout`.",
+            note=f"`stdc-convert relayout SRC --to-layout {target.name}` converts from any layout to it.",
         )
     return target
 
@@ -176,7 +175,7 @@ def remarks(state: StateDict, plan: Plan) -> list[str]:
             "No norm counts batches, so the file does not show whether its head norms were InPlaceABN: "
             "their weights are copied (--abn yes for |weight| + 1e-5)."
         )
-    lines += _layout_remarks(plan)
+    lines += layout_remarks(plan)
     if state.others:
         others = [shown(path) or "the top" for path in state.others]
         lines.append(
@@ -187,33 +186,6 @@ def remarks(state: StateDict, plan: Plan) -> list[str]:
     if bad:
         lines.append(f"NaN or Inf in {len(bad)} tensors: {', '.join(bad[:5])}{', …' if len(bad) > 5 else ''}.")
     return lines
-
-
-def _layout_remarks(plan: Plan) -> Iterator[str]:
-    """What the layouts cannot express, and what whoever loads the target has to do."""
-    lost = [entry for entry in plan.entries if entry.loss]
-    biases = [f"{shown(entry.source)}" for entry in lost if entry.official.endswith(".bias") and entry.target is None]
-    if biases:
-        yield (
-            f"Dropped {len(biases)} biases that are not zero (--drop-nonzero-bias), so the network computes "
-            f"otherwise: {', '.join(biases)}."
-        )
-    others = [entry for entry in lost if not entry.official.endswith(".bias") or entry.target is not None]
-    yield from (f"Lost of {shown(entry.source)}: {entry.loss}." for entry in others)
-    yield from _made_and_left_out(plan)
-    yield from filter(None, (plan.source.caveat, plan.target.advice))
-
-
-def _made_and_left_out(plan: Plan) -> Iterator[str]:
-    """How many tensors only one of the layouts has, by the reason (norms' counters and aliases aside)."""
-    kinds = {"create": "Made up", "drop": "Left out"}
-    ones = [
-        (kinds[entry.rule], "biases of zeros" if entry.official.endswith(".bias") else "tensors", entry.reason)
-        for entry in plan.entries
-        if entry.rule in kinds and entry.official and not entry.loss
-        and not entry.official.endswith(".num_batches_tracked") and not entry.reason.startswith("alias")
-    ]  # fmt: skip
-    yield from (f"{verb} {count} {what}: {reason}." for (verb, what, reason), count in Counter(ones).items())
 
 
 def _counts(state: StateDict) -> bool:

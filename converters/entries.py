@@ -20,6 +20,9 @@ ABN_EPS = 1e-5
 FILL: Mapping[Kind, float] = {"norm.weight": 1.0, "norm.running_var": 1.0}
 """What tensors are created with that the source has no place for; 0 for all other kinds."""
 
+NO_BIAS = "convolutions there have no bias"
+"""How the reason for a bias ends that only one of the layouts has."""
+
 _TURNED: Mapping[Side, str] = {
     "paddle": "Paddle's Linear weight is (in, out)",
     "torch": "PyTorch's Linear weight is (out, in)",
@@ -109,7 +112,7 @@ def _leave(task: Task, name: str, spec: TensorSpec, come: Place) -> Entry:
     check_shape(task, come, tensor.shape)
     reason, loss = why_absent(task.target, name, task.architecture) or "", ""
     if spec.kind == "bias" and not reason:
-        reason = f"{task.target.name}'s convolution has no bias"
+        reason = f"{task.target.name}'s {NO_BIAS}"
         if np.any(tensor != 0):
             loss = f"a bias that is not zero (up to {np.abs(tensor.astype(np.float64)).max():.2g})"
             if not task.drop_bias:
@@ -123,7 +126,7 @@ def _create(task: Task, name: str, spec: TensorSpec, go: Place) -> Entry:
     """A tensor that the source has no place for."""
     reason = why_absent(task.source, name, task.architecture) or ""
     if spec.kind == "bias" and not reason:
-        reason = f"{task.source.name}'s convolution has no bias"
+        reason = f"{task.source.name}'s {NO_BIAS}"
     elif not reason:
         task.problems.append(f"{go.name}: {task.source.name} has no such tensor")
     return Entry(None, go.name, "create", reason, None, go.shape, name, FILL.get(spec.kind, 0.0))
