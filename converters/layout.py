@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ class Place:
 
 def translate(official: str, theirs: str, module: str, groups: Mapping[str, range]) -> str | None:
     """The module that the pattern `theirs` makes of `module`, or None if `official` does not match it."""
-    match = re.fullmatch(_expression(official, groups), module)
+    match = _expression(official, tuple(groups.items())).fullmatch(module)
     if match is None:
         return None
     values = iter(match.groups())
@@ -104,8 +105,10 @@ def translate(official: str, theirs: str, module: str, groups: Mapping[str, rang
     return _TOKEN.sub(fill, theirs)
 
 
-def _expression(pattern: str, groups: Mapping[str, range]) -> str:
+@cache
+def _expression(pattern: str, groups: tuple[tuple[str, range], ...]) -> re.Pattern[str]:
     """The regular expression of a pattern, a group for each of its wild cards."""
+    numbers = dict(groups)
     parts, end = [], 0
     for token in _TOKEN.finditer(pattern):
         parts.append(re.escape(pattern[end : token.start()]))
@@ -113,10 +116,10 @@ def _expression(pattern: str, groups: Mapping[str, range]) -> str:
         if text.startswith("["):
             parts.append(f"({re.escape(text[1:-1])})?")
         elif text.startswith("{"):
-            parts.append(f"({'|'.join(map(str, groups.get(text[1:-1], ()))) or '(?!)'})")
+            parts.append(f"({'|'.join(map(str, numbers.get(text[1:-1], ()))) or '(?!)'})")
         else:
             parts.append("(.+)" if text == "**" else "([^.]+)")
-    return "".join(parts) + re.escape(pattern[end:])
+    return re.compile("".join(parts) + re.escape(pattern[end:]))
 
 
 def find_place(layout: Layout, module: str, architecture: Architecture) -> tuple[str, Line] | None:

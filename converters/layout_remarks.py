@@ -16,8 +16,8 @@ def layout_remarks(plan: Plan) -> Iterator[str]:
     biases = [shown(entry.source) for entry in lost if entry.reason.endswith(NO_BIAS)]
     if biases:
         yield (
-            f"{len(biases)} biases that are not zero are dropped (--drop-nonzero-bias), so the network computes "
-            f"otherwise: {', '.join(biases)}."
+            f"{len(biases)} {'biases that are' if len(biases) > 1 else 'bias that is'} not zero dropped "
+            f"(--drop-nonzero-bias), so the network computes otherwise: {', '.join(biases)}."
         )
     for entry in lost:
         if not entry.reason.endswith(NO_BIAS):

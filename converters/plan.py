@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -81,8 +82,9 @@ def _recognise_names(tensors: Mapping[str, Array], side: Side) -> tuple[Layout, 
     twin = twin_layout(side)
     best: tuple[Layout, Mapping[str, str]] = (twin, {name: _torch_name(name, side) for name in tensors})
     most = 0
-    for layout in (twin, *all_layouts().values()):
-        for names in _known_names(layout.name) if layout.side == side else ():
+    for layout, model in product((twin, *all_layouts().values()), MODELS):
+        if layout.side == side and most < len(tensors):
+            names = _known_names(layout.name, model)
             known = len(names.keys() & tensors.keys())
             if known > most:
                 most = known
@@ -91,11 +93,19 @@ def _recognise_names(tensors: Mapping[str, Array], side: Side) -> tuple[Layout, 
 
 
 @cache
-def _known_names(name: str) -> tuple[Mapping[str, str], ...]:
-    """The layout's names for each model's tensors, with their official names."""
-    layout = all_layouts()[name]
-    models = [stdc.architecture(model, block="add") for model in MODELS]  # which has all that "cat" has
-    return tuple({place.name: name for name, place in places(layout, model).items()} for model in models)
+def _known_names(name: str, model: str) -> Mapping[str, str]:
+    """A layout's names for a model's tensors, with their official names."""
+    layout, architecture = all_layouts()[name], _every_tensor(model)
+    names = {place.name: official for official, place in places(layout, architecture).items()}
+    if layout.aliases and layout.side == "torch":
+        names |= architecture.aliases
+    return names
+
+
+@cache
+def _every_tensor(model: str) -> Architecture:
+    """The model with all tensors that a variant of it may have: "add" blocks have all that "cat" blocks have."""
+    return stdc.architecture(model, block="add")
 
 
 def choose_architecture(tensors: Mapping[str, Array], side: Side, model: str | None) -> Architecture:

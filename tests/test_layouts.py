@@ -428,7 +428,7 @@ def test_dropped_biases_are_said(folder):
     assert "decode_head.conv_seg.bias: a bias that is not zero (up to 1)" in refused
     assert not (folder / "mm.official.pth").exists()
     output = run("relayout mm.pth --to-layout official --drop-nonzero-bias --certificate c.json")
-    assert "1 biases that are not zero are dropped (--drop-nonzero-bias)" in output
+    assert "1 bias that is not zero dropped (--drop-nonzero-bias)" in output
     account = json.loads((folder / "c.json").read_text())
     assert any("decode_head.conv_seg.bias" in line for line in account["remarks"])
     entry = next(entry for entry in account["entries"] if entry["source"] == "decode_head.conv_seg.bias")
