@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -51,10 +51,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Task:
-    """What the entries are made from; what is wrong with the checkpoint is put into `problems`.
+    """What the entries are made from; what is wrong with the checkpoint is put into `problems` and `biases`.
 
     `tensors` has the source's names; `abn` says that its ABN norms hold InPlaceABN weights; `drop_bias` that
-    biases which the target has no place for are dropped even if they are not zero.
+    biases which the target has no place for are dropped even if they are not zero (else `biases` names them).
     """
 
     tensors: Mapping[str, Array]
@@ -63,7 +63,8 @@ class Task:
     target: Layout
     abn: bool
     drop_bias: bool
-    problems: list[str]
+    problems: list[str] = field(default_factory=list)
+    biases: list[str] = field(default_factory=list)
 
 
 def make_entries(task: Task) -> Iterator[Entry]:
@@ -116,7 +117,7 @@ def _leave(task: Task, name: str, spec: TensorSpec, come: Place) -> Entry:
         if np.any(tensor != 0):
             loss = f"a bias that is not zero (up to {np.abs(tensor.astype(np.float64)).max():.2g})"
             if not task.drop_bias:
-                task.problems.append(f"{come.name}: {loss}, {reason}")
+                task.biases.append(f"{come.name}: {loss}, {reason}")
     elif not reason:
         task.problems.append(f"{come.name}: {task.target.name} has no place for it")
     return Entry(come.name, None, "drop", reason, tensor.shape, None, name, loss=loss)

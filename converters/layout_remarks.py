@@ -15,9 +15,10 @@ def layout_remarks(plan: Plan) -> Iterator[str]:
     lost = [entry for entry in plan.entries if entry.loss]
     biases = [shown(entry.source) for entry in lost if entry.reason.endswith(NO_BIAS)]
     if biases:
+        what = "1 bias that is" if len(biases) == 1 else f"{len(biases)} biases that are"
         yield (
-            f"{len(biases)} {'biases that are' if len(biases) > 1 else 'bias that is'} not zero dropped "
-            f"(--drop-nonzero-bias), so the network computes otherwise: {', '.join(biases)}."
+            f"{plan.target.name} has no place for {what} not zero, which --drop-nonzero-bias drops; the network "
+            f"then computes otherwise: {', '.join(biases)}."
         )
     for entry in lost:
         if not entry.reason.endswith(NO_BIAS):

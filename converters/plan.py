@@ -155,17 +155,16 @@ def make_plan(
     _check_fit(architecture, source, target)
     if aliases and not (target.aliases and target.side == "torch"):
         raise UsageError(f"--aliases: {target.name} has no second names")
-    problems: list[str] = []
     use_abn = _decide_abn(state.tensors, architecture, source, abn)
-    task = Task(state.tensors, architecture, source, target, use_abn, drop_nonzero_bias, problems)
+    task = Task(state.tensors, architecture, source, target, use_abn, drop_nonzero_bias)
     entries = list(make_entries(task))
     by_official = {entry.official: entry for entry in entries if entry.target}
     entries += drop_aliases(task)
     known = {entry.source for entry in entries}
-    problems += [f"{shown(name)}: unexpected, {architecture.name} has no such tensor"
-                 for name in state.tensors if name not in known]  # fmt: skip
-    if problems:
-        raise _all_problems(problems, architecture, source)
+    task.problems.extend(f"{shown(name)}: unexpected, {architecture.name} has no such tensor"
+                         for name in state.tensors if name not in known)  # fmt: skip
+    if task.problems or task.biases:
+        raise _all_problems(task)
     if aliases:
         entries += [
             replace(by_official[name], target=alias, reason=f"alias of {name}")
@@ -270,17 +269,19 @@ def _decide_abn(tensors: Mapping[str, Array], architecture: Architecture, source
     return not counted and others_count
 
 
-def _all_problems(problems: list[str], architecture: Architecture, source: Layout) -> CheckpointError:
-    lines = [f"  {problem}" for problem in problems]
+def _all_problems(task: Task) -> CheckpointError:
+    lines, source = list(task.problems), task.source
     left = len(lines) - MAX_PROBLEMS_SHOWN
     if left > 0:  # the last ones too: missing keys stand first, unexpected ones last
-        lines[MAX_PROBLEMS_SHOWN - 5 : -5] = [f"  … {left} more …"]
-    biases = sum(": a bias that is not zero" in problem for problem in problems)
-    way_out = f" --drop-nonzero-bias lets go of the {biases} biases; the network then computes otherwise."
+        lines[MAX_PROBLEMS_SHOWN - 5 : -5] = [f"… {left} more …"]
+    lines += task.biases  # every one, as the user is asked whether they may go
+    count = len(task.problems) + len(task.biases)
     names = "" if source is twin_layout(source.side) else f" in the layout {source.name}"
+    note = "Nothing was written. `stdc-convert inspect` shows what the file holds."
+    if task.biases:
+        note += f" --drop-nonzero-bias drops the {len(task.biases)} biases; the network then computes otherwise."
     return CheckpointError(
-        f"{len(problems)} problem{'s' if len(problems) != 1 else ''} with the checkpoint "
-        f"as {architecture.describe()}{names}:\n" + "\n".join(lines),
-        note="Nothing was written. `stdc-convert inspect` shows what the file holds."
-        + (way_out if biases else ""),
+        f"{count} problem{'s' if count != 1 else ''} with the checkpoint as {task.architecture.describe()}{names}:\n"
+        + "\n".join(f"  {line}" for line in lines),
+        note=note,
     )

@@ -100,7 +100,7 @@ def _odd(state: Any, side: Side, recognised: bool) -> Iterator[str]:
     if not recognised:
         return
     try:
-        plan = make_plan(state, choose_architecture(state.tensors, side, None), side)
+        plan = make_plan(state, choose_architecture(state.tensors, side, None), side, drop_nonzero_bias=True)
     except ParityError as error:
         yield from error.message.splitlines()
         return

@@ -18,6 +18,7 @@ from stdc_parity.converters.errors import CheckpointError, UsageError
 from stdc_parity.converters.layout import places, translate, why_absent, with_biases
 from stdc_parity.converters.layouts import all_layouts, get_layout
 from stdc_parity.converters.plan import (
+    MAX_PROBLEMS_SHOWN,
     apply_plan,
     choose_architecture,
     make_plan,
@@ -231,10 +232,14 @@ def test_biases_are_zeros_on_the_way_there():
         assert all(there[name].dtype == np.float32 and not there[name].any() for name in biases)
 
 
+# fmt: off
 BIASED = [
     ("paddleseg", ["ffm.conv1.bias", "conv_out8.conv_out.bias", "cp.arm16.conv._conv.bias"]),
     ("mmseg", ["decode_head.conv_seg.bias", "auxiliary_head.2.conv_seg.bias"]),
+    ("paddleseg", [k for k in PADDLESEG["STDC2-Seg"] if re.search(r"(_conv|ffm.conv\d|_out|_atten)\.bias", k)
+                   and "bn_atten" not in k]),
 ]
+# fmt: on
 
 
 @pytest.mark.parametrize(("layout", "biases"), BIASED)
@@ -252,6 +257,10 @@ def test_a_bias_that_is_not_zero_is_an_error_until_let_go(layout, biases):
     assert "--drop-nonzero-bias" in caught.value.note
     back = relayout(tensors, layout, "official", drop_nonzero_bias=True)
     assert back.keys() == in_layout("official", "STDC2-Seg").keys()
+
+
+def test_all_biases_are_named():
+    assert len(BIASED[-1][1]) == 24 > MAX_PROBLEMS_SHOWN
 
 
 def test_a_bias_that_both_layouts_have_is_kept():
@@ -428,7 +437,8 @@ def test_dropped_biases_are_said(folder):
     assert "decode_head.conv_seg.bias: a bias that is not zero (up to 1)" in refused
     assert not (folder / "mm.official.pth").exists()
     output = run("relayout mm.pth --to-layout official --drop-nonzero-bias --certificate c.json")
-    assert "1 bias that is not zero dropped (--drop-nonzero-bias)" in output
+    assert "official has no place for 1 bias that is not zero, which --drop-nonzero-bias drops" in output
+    assert "bias that is not zero" in run("inspect mm.pth")
     account = json.loads((folder / "c.json").read_text())
     assert any("decode_head.conv_seg.bias" in line for line in account["remarks"])
     entry = next(entry for entry in account["entries"] if entry["source"] == "decode_head.conv_seg.bias")
