@@ -102,7 +102,7 @@ def _move(task: Task, name: str, spec: TensorSpec, come: Place, go: Place) -> En
         rule, reason = "pair", f"{task.target.name} has two channels here, (not X, X)"
     elif come.pair and not go.pair:
         rule, reason = "unpair", f"the second of {task.source.name}'s two channels, (not X, X)"
-        if tensor.shape == come.shape and not np.array_equal(tensor[:1], -tensor[1:]):
+        if tensor.shape == come.shape and not np.array_equal(tensor[:1], negative(tensor[1:])):
             loss = "the first of its two channels, which is not the second's negative"
     return Entry(come.name, go.name, rule, reason, tensor.shape, go.shape, name, loss=loss)
 
@@ -215,6 +215,12 @@ def check_shape(task: Task, place: Place, shape: tuple[int, ...]) -> None:
     if shape != needed:
         turned = " (a Linear weight in the other framework's order?)" if shape == needed[::-1] and shape else ""
         task.problems.append(f"{place.name}: checkpoint has {shape}, {task.architecture.name} needs {needed}{turned}")
+
+
+def negative(tensor: Array) -> Array:
+    """-tensor in its dtype, for any dtype that a hostile file may give a weight (numpy negates no bool)."""
+    turned: Array = (tensor * np.int8(-1)).astype(tensor.dtype)
+    return turned
 
 
 def same_bytes(a: Array, b: Array) -> bool:

@@ -17,7 +17,16 @@ import numpy as np
 
 from stdc_parity.converters import stdc
 from stdc_parity.converters.architecture import PADDLE_SUFFIX, Architecture, Side
-from stdc_parity.converters.entries import ABN_EPS, Entry, Rule, Task, drop_aliases, make_entries, same_bytes
+from stdc_parity.converters.entries import (
+    ABN_EPS,
+    Entry,
+    Rule,
+    Task,
+    drop_aliases,
+    make_entries,
+    negative,
+    same_bytes,
+)
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
 from stdc_parity.converters.layout import Layout, places
 from stdc_parity.converters.layouts import all_layouts, twin_layout
@@ -225,7 +234,7 @@ RULES: Mapping[Rule, Callable[[Array], Array]] = {
     "copy": lambda tensor: tensor,
     "transpose": lambda tensor: tensor.T,
     "abs": _abs_plus_eps,
-    "pair": lambda tensor: np.concatenate([-tensor, tensor]),
+    "pair": lambda tensor: np.concatenate([negative(tensor), tensor]),
     "unpair": lambda tensor: tensor[1:],
 }
 
@@ -279,7 +288,8 @@ def _all_problems(task: Task) -> CheckpointError:
     names = "" if source is twin_layout(source.side) else f" in the layout {source.name}"
     note = "Nothing was written. `stdc-convert inspect` shows what the file holds."
     if task.biases:
-        note += f" --drop-nonzero-bias drops the {len(task.biases)} biases; the network then computes otherwise."
+        note += f" `stdc-convert … --drop-nonzero-bias` drops {len(task.biases)} biases; the network then computes "
+        note += "otherwise."
     return CheckpointError(
         f"{count} problem{'s' if count != 1 else ''} with the checkpoint as {task.architecture.describe()}{names}:\n"
         + "\n".join(f"  {line}" for line in lines),

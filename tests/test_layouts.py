@@ -6,6 +6,7 @@ from collections import Counter
 from importlib.resources import files
 from itertools import product
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -295,6 +296,17 @@ def test_the_detail_head_of_two_channels():
                      "the first of its two channels, which is not the second's negative")]  # fmt: skip
     back = apply_plan(plan, there, {})
     np.testing.assert_array_equal(back["conv_out_sp8.conv_out.weight"], one)
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.float16, ml_dtypes.bfloat16, np.float64])
+def test_any_dtype_goes_through_the_detail_head(dtype):
+    weights = in_layout("official", "STDC1-Seg")
+    weights = {name: t if name.endswith(COUNTER) else t.astype(dtype) for name, t in weights.items()}
+    there = relayout(weights, "official", "mmseg")
+    back = relayout(there, "mmseg", "official")
+    name = "conv_out_sp8.conv_out.weight"
+    np.testing.assert_array_equal(back[name].astype(float), weights[name].astype(float))
+    assert back[name].dtype == dtype
 
 
 def test_other_constants_are_said_to_be_lost():
