@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from stdc_parity.converters.architecture import Architecture, Kind, Side, TensorSpec, paddle_name
-from stdc_parity.converters.layout import Layout, Place, places, why_absent, with_biases
+from stdc_parity.converters.layout import Layout, Place, find_reason, places, why_absent, with_biases
 from stdc_parity.converters.statedict import Array
 
 Rule = Literal["copy", "transpose", "abs", "pair", "unpair", "drop", "create"]
@@ -86,6 +86,16 @@ def make_entries(task: Task) -> Iterator[Entry]:
         if entry is not None:
             yield entry
     yield from _constants(task)
+    if task.source.older:
+        yield from _older(task, {place.name for place in here.values()})
+
+
+def _older(task: Task, known: Set[str]) -> Iterator[Entry]:
+    """The tensors that only older releases of the source's code base hold."""
+    for name in [name for name in task.tensors if name not in known]:
+        reason = find_reason(task.source.older, name, task.architecture)
+        if reason is not None:
+            yield Entry(name, None, "drop", reason, task.tensors[name].shape, None)
 
 
 def _move(task: Task, name: str, spec: TensorSpec, come: Place, go: Place) -> Entry:

@@ -60,10 +60,11 @@ class Layout:
     """How a code base names the tensors of the architectures.
 
     `lines` and `absent` together reach every official module exactly once (tests/test_layouts.py); `absent`
-    gives the reason why the layout has no place for one. `constants` are tensors of the layout's own, by
-    name. `facts` are those that an architecture must have to fit. `abn` says that its
-    checkpoints may hold InPlaceABN weights, `aliases` that they may hold a stage's tensors a second time.
-    `advice` is what whoever loads a written file has to do, `caveat` what its checkpoints may compute otherwise
+    gives the reason why the layout has no place for one. `constants` are tensors of the layout's own, by name.
+    `facts` are those that an architecture must have to fit. `abn` says that its checkpoints may hold InPlaceABN
+    weights, `aliases` that they may hold a stage's tensors a second time, as the official or Paddle's twin does.
+    `older` are modules of the layout that files of older releases hold beside, with the reason why they are left
+    out. `advice` is what whoever loads a written file has to do, `caveat` what its checkpoints may compute otherwise
     elsewhere, a sentence each.
     """
 
@@ -74,6 +75,7 @@ class Layout:
     absent: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Constant] = field(default_factory=dict)
     facts: Mapping[str, str | int | bool] = field(default_factory=dict)
+    older: Mapping[str, str] = field(default_factory=dict)
     abn: bool = False
     aliases: bool = False
     advice: str = ""
@@ -132,8 +134,13 @@ def find_place(layout: Layout, module: str, architecture: Architecture) -> tuple
 
 def why_absent(layout: Layout, tensor: str, architecture: Architecture) -> str | None:
     """Why the layout has no place for an official tensor, or None if no rule says so."""
+    return find_reason(layout.absent, tensor, architecture)
+
+
+def find_reason(reasons: Mapping[str, str], tensor: str, architecture: Architecture) -> str | None:
+    """The reason of the first pattern that matches the tensor's module, or None."""
     module = tensor.rpartition(".")[0]
-    for pattern, reason in layout.absent.items():
+    for pattern, reason in reasons.items():
         if translate(pattern, pattern, module, architecture.groups) is not None:
             return reason
     return None

@@ -378,6 +378,24 @@ def test_second_names_in_a_paddle_file(whose, first):
         relayout(both, "paddle", "official")
 
 
+@pytest.mark.parametrize("layout", ["paddleseg", "stdcnet-paddle"])
+def test_a_file_of_an_older_paddleseg(layout):
+    """Its paddleseg/models/backbones/stdcnet.py: `self.x8 = nn.Sequential(self.features[2:6])`, and conv_last."""
+    tensors = in_layout(layout, "STDC2-Seg")
+    prefix = "cp.backbone."
+    backbone = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    older = tensors | {prefix + name: tensor for name, tensor in aliased(backbone, lambda start: 0).items()}
+    older |= {f"{prefix}conv_last.conv.weight": np.ones((1024, 128, 1, 1), np.float32),
+              f"{prefix}conv_last.bn._mean": np.ones(1024, np.float32)}  # fmt: skip
+    plan = plan_between(older, "official", "paddle")
+    assert plan.source.name == layout
+    assert Counter(entry.source for entry in plan.entries if entry.source) == Counter(list(older))
+    back, expected = apply_plan(plan, older, {}), relayout(tensors, layout, "official")
+    assert back.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(back[name], tensor)
+
+
 @pytest.mark.parametrize(("layout", "numbers"), [
     ("mmseg", {"block": "add"}), ("mmseg", {"use_conv_last": True}), ("paddleseg", {"use_conv_last": True})
 ])  # fmt: skip

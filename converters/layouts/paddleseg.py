@@ -3,7 +3,8 @@
 Its heads bear other names than upstream's, by stride where upstream goes by the depth of the feature:
 `conv_out8` is upstream's `conv_out16`, and `conv_out16` upstream's `conv_out32`. Their shapes are equal, so
 nothing but a forward pass shows a mistake. All convolutions outside the backbone have biases (`bias_attr=None`
-is Paddle's "with a bias"), upstream's have none.
+is Paddle's "with a bias"), upstream's have none. Older releases' backbones have the stages a second time, as
+upstream does, and a `conv_last`.
 """
 
 from stdc_parity.converters.layout import Layout, Line
@@ -52,6 +53,8 @@ LAYOUT = Layout(
         "[cp.backbone.]linear": NO_IMAGENET_HEAD,
     },
     facts={"use_conv_last": False},
+    older={"[cp.backbone.]conv_last.*": "only older releases of PaddleSeg have it (for use_conv_last)"},
+    aliases=True,
     advice="PaddleSeg's AvgPool2D leaves the padding out of its means (exclusive=True), upstream's counts it: set "
     "`layer.exclusive = False` on every AvgPool2D of the PaddleSeg network, or its logits differ "
     "(docs/checkpoints.md has the figures).",
