@@ -81,15 +81,19 @@ def recognise_layout(tensors: Mapping[str, Array], side: Side) -> Layout:
 
 def recognise(tensors: Mapping[str, Array], side: Side) -> Architecture | None:
     """The architecture whose tensors these are, by their names, or None."""
-    _, official = _recognise_names(tensors, side)
-    shapes = {name: tensors[theirs].shape for theirs, name in official.items() if theirs in tensors}
-    return stdc.recognise(shapes, side)
+    names = official_names(tensors, side)
+    return stdc.recognise({name: tensors[theirs].shape for theirs, name in names.items()}, side)
+
+
+def official_names(tensors: Mapping[str, Array], side: Side) -> dict[str, str]:
+    """The official name of each tensor that the recognised layout knows; of every one if that is the twin's."""
+    return {theirs: name for theirs, name in _recognise_names(tensors, side)[1].items() if theirs in tensors}
 
 
 def _recognise_names(tensors: Mapping[str, Array], side: Side) -> tuple[Layout, Mapping[str, str]]:
     """The layout of the names, and the official name of each that it knows (of all of them if it is the twin's)."""
     twin = twin_layout(side)
-    best: tuple[Layout, Mapping[str, str]] = (twin, {name: _torch_name(name, side) for name in tensors})
+    best: tuple[Layout, Mapping[str, str]] = (twin, {name: torch_name(name, side) for name in tensors})
     most = 0
     for layout, model in product((twin, *all_layouts().values()), MODELS):
         if layout.side == side and most < len(tensors):
@@ -164,7 +168,7 @@ def make_plan(
     _check_fit(architecture, source, target)
     if aliases and not (target.aliases and target.side == "torch"):
         raise UsageError(f"--aliases: {target.name} has no second names")
-    use_abn = _decide_abn(state.tensors, architecture, source, abn)
+    use_abn = decide_abn(state.tensors, architecture, abn, source)
     task = Task(state.tensors, architecture, source, target, use_abn, drop_nonzero_bias)
     entries = list(make_entries(task))
     by_official = {entry.official: entry for entry in entries if entry.target}
@@ -239,7 +243,7 @@ RULES: Mapping[Rule, Callable[[Array], Array]] = {
 }
 
 
-def _torch_name(name: str, side: Side) -> str:
+def torch_name(name: str, side: Side) -> str:
     """The PyTorch name of a tensor that `side` calls `name`."""
     if side == "paddle":
         for torch_suffix, paddle_suffix in PADDLE_SUFFIX.values():
@@ -248,16 +252,20 @@ def _torch_name(name: str, side: Side) -> str:
     return name
 
 
-def _decide_abn(tensors: Mapping[str, Array], architecture: Architecture, source: Layout, abn: Abn) -> bool:
+def decide_abn(
+    tensors: Mapping[str, Array], architecture: Architecture, abn: Abn, source: Layout | None = None
+) -> bool:
     """Whether the weights of the architecture's ABN norms are InPlaceABN's.
 
     The published segmentation checkpoints show it by their counters: plain batch norms count batches,
-    InPlaceABN registers no counter.
+    InPlaceABN registers no counter. `source` is the layout
+    of the tensors (None for the official one); only some layouts' checkpoints were ever trained with it.
     """
-    if abn == "yes" and not source.abn:
+    can_be = source is None or source.abn
+    if source is not None and abn == "yes" and not can_be:
         whose = "Paddle" if source.side == "paddle" else source.name
         raise UsageError(f"--abn yes: {whose} checkpoints have no InPlaceABN weights to rewrite")
-    if abn == "no" or not source.abn:
+    if abn == "no" or not can_be:
         return False
     if not architecture.abn_norms:
         if abn == "yes":
