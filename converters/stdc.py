@@ -84,7 +84,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], side: Side) -> Architecture
     conv_out = shapes.get("conv_out.conv_out.weight")
     classes = (conv_out[0] if conv_out else None) if seg else imagenet_classes
     arm32 = shapes.get("cp.arm32.conv.conv.weight", ())
-    head = ("conv_last.", "fc.", "bn.", "linear.")
+    head = ("fc.", "bn.", "linear.")  # a conv_last alone is none
     return architecture(
         name,
         num_classes=classes,

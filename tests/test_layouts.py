@@ -378,11 +378,11 @@ def test_second_names_in_a_paddle_file(whose, first):
         relayout(both, "paddle", "official")
 
 
-@pytest.mark.parametrize("layout", ["paddleseg", "stdcnet-paddle"])
+@pytest.mark.parametrize("layout", ["paddleseg", "stdcnet-paddle", "paddle"])
 def test_a_file_of_an_older_paddleseg(layout):
     """Its paddleseg/models/backbones/stdcnet.py: `self.x8 = nn.Sequential(self.features[2:6])`, and conv_last."""
-    tensors = in_layout(layout, "STDC2-Seg")
-    prefix = "cp.backbone."
+    tensors = in_layout(layout, "STDC2" if layout == "paddle" else "STDC2-Seg")
+    prefix = "" if layout == "paddle" else "cp.backbone."
     backbone = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     older = tensors | {prefix + name: tensor for name, tensor in aliased(backbone, lambda start: 0).items()}
     older |= {f"{prefix}conv_last.conv.weight": np.ones((1024, 128, 1, 1), np.float32),

@@ -40,6 +40,7 @@ def head(official: str, theirs: str) -> tuple[Line, ...]:
     )
 
 
+OLDER = {"[cp.backbone.]conv_last.*": "only older releases of PaddleSeg have it (for use_conv_last)"}
 NO_IMAGENET_HEAD = "PaddleSeg's backbone has no ImageNet head"
 LAYOUT = Layout(
     name="paddleseg",
@@ -53,7 +54,7 @@ LAYOUT = Layout(
         "[cp.backbone.]linear": NO_IMAGENET_HEAD,
     },
     facts={"use_conv_last": False},
-    older={"[cp.backbone.]conv_last.*": "only older releases of PaddleSeg have it (for use_conv_last)"},
+    older=OLDER,
     aliases=True,
     advice="PaddleSeg's AvgPool2D leaves the padding out of its means (exclusive=True), upstream's counts it: set "
     "`layer.exclusive = False` on every AvgPool2D of the PaddleSeg network, or its logits differ "
