@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from io import TextIOWrapper
 from pathlib import Path
@@ -149,6 +150,82 @@ def inspect(source: Path, key: str | None, keys: bool) -> None:
     from stdc_parity.converters import report
 
     click.echo("\n".join(report.inspect_lines(source, key, list_keys=keys)))
+
+
+@convert.command(context_settings=SETTINGS)
+@click.argument("a", metavar="A", type=click.Path(path_type=Path))
+@click.argument("b", metavar="B", type=click.Path(path_type=Path))
+@click.option("--key-a", metavar="PATH", help="Where the state dict is in A.")
+@click.option("--key-b", metavar="PATH", help="Where the state dict is in B.")
+@click.option(
+    "--tol",
+    type=click.FloatRange(0),
+    help="Agree to max|a-b| <= tol * max|a|; without it, only equal bits agree.",
+)
+@click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write every row.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every tensor.")
+@fails_clearly
+def diff(
+    a: Path, b: Path, key_a: str | None, key_b: str | None, tol: float | None, json_path: Path | None, verbose: bool
+) -> None:
+    """Compare two checkpoints tensor by tensor, of any framework and container; exit code 1 if they differ.
+
+    \b
+    Example: stdc-convert diff STDCNet1446_76.47.tar STDCNet1446_76.47.pdparams
+    """
+    from stdc_parity.converters import diff as comparing
+    from stdc_parity.converters.diff_report import diff_account, diff_lines
+    from stdc_parity.converters.opened import open_checkpoint
+    from stdc_parity.converters.report import write_json
+
+    opened = open_checkpoint(a, key_a), open_checkpoint(b, key_b)
+    size = sum(tensor.nbytes for one in opened for tensor in one.state.tensors.values())
+    with _bytes_bar("comparing", size) as progress:
+        found = comparing.diff(*opened, tol, progress)
+    if json_path is not None:
+        write_json(diff_account(found), json_path, sources=(a, b))
+    click.echo("\n".join(diff_lines(found, verbose=verbose)))
+    sys.exit(0 if found else 1)
+
+
+@convert.command(context_settings=SETTINGS)
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path))
+@click.option("--certificate", metavar="PATH", type=click.Path(path_type=Path), help="Hold both against it too.")
+@click.option("--model", metavar="NAME", help="The architecture, if it is not to be recognised.")
+@click.option("--key", metavar="PATH", help="Where the state dict is in SRC.")
+@click.option(
+    "--abn", type=click.Choice(["auto", "yes", "no"]), help="As it was given to the conversion (auto)."
+)
+@click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write the findings.")
+@fails_clearly
+def verify(source: Path, target: Path, certificate: Path | None, json_path: Path | None, **options: Any) -> None:
+    """Prove that DST holds exactly SRC's tensors, as the rules convert them; exit code 1 if not.
+
+    \b
+    Example: stdc-convert verify STDCNet1446_76.47.tar STDCNet1446_76.47.pdparams --certificate FILE.json
+    """
+    from stdc_parity.converters import verify as verifying
+    from stdc_parity.converters.report import write_json
+
+    found = verifying.verify(source, target, certificate, **options)
+    if json_path is not None:
+        write_json(verifying.account(found), json_path, sources=(source, target))
+    click.echo("\n".join(verifying.lines(found)))
+    sys.exit(0 if found else 1)
+
+
+def _bytes_bar(label: str, size: int) -> Any:
+    """A context that gives a function to be told of bytes: a bar on a terminal, silence elsewhere."""
+    if size < 256 << 20 or not sys.stderr.isatty():
+        return nullcontext(lambda _size: None)
+    return _shown_bar(label, size)
+
+
+@contextmanager
+def _shown_bar(label: str, size: int) -> Iterator[Callable[[int], object]]:
+    with click.progressbar(length=size, label=label, file=sys.stderr) as bar:
+        yield bar.update
 
 
 @click.group(context_settings=SETTINGS, epilog=EPILOG)

@@ -76,7 +76,7 @@ def naming(tensors: Mapping[str, Array], default: Side) -> Side:
 
 def recognise(tensors: Mapping[str, Array], side: Side) -> Architecture | None:
     """The architecture whose tensors these are, by their names, or None."""
-    shapes = {_torch_name(name, side): tensor.shape for name, tensor in tensors.items()}
+    shapes = {torch_name(name, side): tensor.shape for name, tensor in tensors.items()}
     return stdc.recognise(shapes, side)
 
 
@@ -115,7 +115,7 @@ def make_plan(
     """
     problems: list[str] = []
     if source_side == "torch":
-        use_abn = _decide_abn(state.tensors, architecture, abn)
+        use_abn = decide_abn(state.tensors, architecture, abn)
         entries = list(_torch_to_paddle(state.tensors, architecture, use_abn, problems))
     else:
         if abn == "yes":
@@ -168,7 +168,7 @@ RULES: Mapping[Rule, Callable[[Array], Array]] = {
 }
 
 
-def _torch_name(name: str, side: Side) -> str:
+def torch_name(name: str, side: Side) -> str:
     """The PyTorch name of a tensor that `side` calls `name`."""
     if side == "paddle":
         for torch_suffix, paddle_suffix in PADDLE_SUFFIX.values():
@@ -263,7 +263,7 @@ def _back_to_torch(
     return Entry(source, target, rule, reason, tensors[source].shape, spec.shape)
 
 
-def _decide_abn(tensors: Mapping[str, Array], architecture: Architecture, abn: Abn) -> bool:
+def decide_abn(tensors: Mapping[str, Array], architecture: Architecture, abn: Abn) -> bool:
     """Whether the weights of the architecture's ABN norms are InPlaceABN's.
 
     The published segmentation checkpoints show it by their counters: plain batch norms count batches,
