@@ -215,6 +215,53 @@ def verify(source: Path, target: Path, certificate: Path | None, json_path: Path
     sys.exit(0 if found else 1)
 
 
+@convert.command("optimizer", context_settings=SETTINGS)
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path))
+@click.option(
+    "--net", metavar="PATH", type=click.Path(path_type=Path), help="The network's checkpoint, if not in SRC."
+)
+@click.option("--key", metavar="PATH", help="Where the state dict is in the network's checkpoint.")
+@click.option(
+    "--names",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="A .pdparams of the Paddle network: use Paddle's own names of its parameters.",
+)
+@click.option(
+    "--order",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Names in the optimizer's order, one a line, an empty line between groups.",
+)
+@click.option("--it", "iteration", type=click.IntRange(0), help="The next iteration, if SRC does not say it.")
+@click.option("--lr", type=click.FloatRange(0), help="For torch's settings, if SRC does not keep them.")
+@click.option("--momentum", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="As --lr.")
+@click.option("--weight-decay", type=click.FloatRange(0), default=5e-4, show_default=True, help="As --lr.")
+@click.option("--nesterov", is_flag=True, help="As --lr.")
+@click.option("--force", is_flag=True, help="Replace DST if it exists.")
+@fails_clearly
+def optimizer(
+    source: Path, target: Path, net: Path | None, key: str | None, names: Path | None, order: Path | None,
+    iteration: int | None, force: bool, **settings: Any,
+) -> None:  # fmt: skip
+    """Convert the state of torch.optim.SGD into that of paddle.optimizer.Momentum, or back.
+
+    \b
+    Example: stdc-convert optimizer checkpoint.pth checkpoint.pdopt
+             stdc-convert optimizer checkpoint.pdopt optimizer.pth --net checkpoint.pdparams
+    """
+    from stdc_parity.converters import optimizer_files
+    from stdc_parity.converters.atomic import check_target
+
+    check_target(target, force=force, source=source)
+    conversion = optimizer_files.convert_optimizer(
+        source, net, key=key, names=names, order=order, iteration=iteration, settings=settings
+    )
+    optimizer_files.write_optimizer(conversion, target, force=force)
+    click.echo("\n".join(optimizer_files.optimizer_lines(conversion, target)))
+
+
 def _bytes_bar(label: str, size: int) -> Any:
     """A context that gives a function to be told of bytes: a bar on a terminal, silence elsewhere."""
     if size < 256 << 20 or not sys.stderr.isatty():

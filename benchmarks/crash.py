@@ -110,16 +110,23 @@ def fill(folder: Path, base: int = 16) -> Counter[str]:
     disk = folder / "disk"
     disk.mkdir()
     found = Counter[str]()
-    for options, words in (("size=200k", "no space is left on the device"), ("ro", "the file system is read-only")):
+    for options, words in (
+        ("size=200k", "no space is left on the device"),
+        ("ro", "the file system is read-only"),
+    ):
         command = shlex.join([*COMMAND, str(sources[1]), str(disk / "x.pdparams")])
         mount = shlex.join(["mount", "-t", "tmpfs", "-o", options, "none", str(disk)])
         script = f"{mount} || exit 99; {command}; echo $?; ls -A {shlex.quote(str(disk))}"
         if shutil.which("unshare") is None:
             return Counter({"not tried: no unshare": 1})
-        done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False
+        )
         if done.returncode == 99 or "unshare" in done.stderr:
             return Counter({f"not tried: {done.stderr.strip()}": 1})
-        found["none" if done.stdout == "2\n" and words in done.stderr else f"BROKEN {done.stdout}{done.stderr}"] += 1
+        found[
+            "none" if done.stdout == "2\n" and words in done.stderr else f"BROKEN {done.stdout}{done.stderr}"
+        ] += 1
     return found
 
 

@@ -194,7 +194,9 @@ def main() -> None:
     seconds = time.perf_counter() - start
     parts = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
     kinds = len(good_seeds() | bad_seeds())
-    print(f"{options.count:,} files of {kinds} seeds in {seconds:.0f} s: {parts}; peak {_peak() / 1e6:.0f} MB")
+    print(
+        f"{options.count:,} files of {kinds} seeds in {seconds:.0f} s: {parts}; peak {_peak() / 1e6:.0f} MB"
+    )
     sys.exit(1 if outcomes["FINDING"] else 0)
 
 

@@ -63,7 +63,11 @@ def _is_certificate(account: Any) -> bool:
     if not isinstance(account, dict) or account.get("schema_version") != CERTIFICATE_SCHEMA:
         return False
     entries, batches = account.get("entries"), account.get("batches")
-    if not isinstance(entries, list) or not isinstance(batches, dict) or not isinstance(account.get("source"), dict):
+    if (
+        not isinstance(entries, list)
+        or not isinstance(batches, dict)
+        or not isinstance(account.get("source"), dict)
+    ):
         return False
     if not isinstance(account.get("target"), dict | None):
         return False
@@ -72,7 +76,11 @@ def _is_certificate(account: Any) -> bool:
 
 
 def against_certificate(
-    certificate: Certificate, conversion: Conversion, target: Path, held: StateDict, batches: Mapping[str, int]
+    certificate: Certificate,
+    conversion: Conversion,
+    target: Path,
+    held: StateDict,
+    batches: Mapping[str, int],
 ) -> Iterator[str]:
     """What does not fit: `target` holds the tensors of `held`, and the counters `batches`."""
     account = certificate.account

@@ -67,7 +67,12 @@ def gap_between(a: Array, b: Array) -> Gap | None:
 
 def is_transpose(a: Array, b: Array) -> bool:
     """Whether `b` is `a` transposed, bit for bit: two matrices."""
-    return a.ndim == b.ndim == 2 and a.shape == b.shape[::-1] and a.dtype == b.dtype and gap_between(a, b.T) is None
+    return (
+        a.ndim == b.ndim == 2
+        and a.shape == b.shape[::-1]
+        and a.dtype == b.dtype
+        and gap_between(a, b.T) is None
+    )
 
 
 def _same_memory(a: Array, b: Array) -> bool:
@@ -95,7 +100,9 @@ def _distances(x: Array, y: Array) -> tuple[Array, float]:
     a, b = x.astype(np.float64), y.astype(np.float64)
     with np.errstate(all="ignore"):
         if x.dtype == y.dtype and x.dtype.kind in "iu":  # exact beyond 2**53 too
-            distance = (np.maximum(x, y).astype(np.uint64) - np.minimum(x, y).astype(np.uint64)).astype(np.float64)
+            distance = (np.maximum(x, y).astype(np.uint64) - np.minimum(x, y).astype(np.uint64)).astype(
+                np.float64
+            )
         else:
             distance = np.abs(a - b)
             distance[(a == b) | (np.isnan(a) & np.isnan(b))] = 0

@@ -117,7 +117,9 @@ def _named_alike(a: Opened, b: Opened) -> tuple[Named, Named, list[str]]:
             counted = len(named[1 - i].tensors)
             named[1 - i] = _without_counters(named[1 - i])
             counted -= len(named[1 - i].tensors)
-            notes.append(f"{letter} is Paddle's, whose norms keep no counter: {counted} of {'BA'[i]} are left out.")
+            notes.append(
+                f"{letter} is Paddle's, whose norms keep no counter: {counted} of {'BA'[i]} are left out."
+            )
         if named[i].aliases:
             notes.append(f"{named[i].aliases} second names in {letter} have equal bytes and are left out.")
     return named[0], named[1], notes

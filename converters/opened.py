@@ -58,7 +58,9 @@ def plainly_named(opened: Opened) -> Named:
     """Its tensors as they are, under the file's names but for the norms' statistics, which PyTorch's names call."""
     tensors = {torch_name(name, opened.side): name for name in opened.state.tensors}
     if len(tensors) != len(opened.state.tensors):
-        raise CheckpointError(f"{shown(opened.path.name)}: two keys name one tensor once the norms' are renamed")
+        raise CheckpointError(
+            f"{shown(opened.path.name)}: two keys name one tensor once the norms' are renamed"
+        )
     return Named(
         {name: opened.state.tensors[own] for name, own in tensors.items()},
         {name: opened.state.original[own] for name, own in tensors.items()},
@@ -108,5 +110,7 @@ def is_abn(opened: Opened, architecture: Architecture) -> bool:
 def _counters(opened: Opened, tensors: Mapping[str, Array]) -> dict[str, Array]:
     counts = {name: count for name, count in opened.contents.batches.items() if name not in tensors}
     if not all(0 <= count < 1 << 63 for count in counts.values()):
-        raise CheckpointError(f"{shown(opened.path.name)}: the counters of batches behind the tensors are damaged")
+        raise CheckpointError(
+            f"{shown(opened.path.name)}: the counters of batches behind the tensors are damaged"
+        )
     return {name: np.array(count, np.int64) for name, count in counts.items()}

@@ -130,6 +130,17 @@ def write_paddle_pickle(
         PickleWriter(write, 4, leaf).dump({BATCHES: dict(batches)})
 
 
+def write_paddle_object(write: Write, root: dict[str, Any]) -> None:
+    """Write nested dicts and lists of arrays, numbers and text (an optimizer's state) as ``paddle.save`` would.
+
+    Raises CheckpointError for a dtype that Paddle does not have.
+    """
+    for name, value in root.items():
+        if isinstance(value, np.ndarray) and value.dtype.name not in _WRITABLE:
+            raise CheckpointError(f"{shown(name)}: Paddle has no dtype {value.dtype.name}")
+    PickleWriter(write, 4, lambda pickle, array: _write_array(pickle, array, None)).dump(root)
+
+
 def _write_array(pickle: PickleWriter, array: Array, progress: Progress | None) -> None:
     data = array_bytes(array)
 

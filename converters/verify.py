@@ -65,7 +65,9 @@ def verify(
     if certified is not None:
         problems += against_certificate(certified, conversion, target, held, batches)
     entries, original = conversion.plan.entries, conversion.state.original
-    dropped = tuple((original.get(e.source, e.source), e.reason) for e in entries if e.source and not e.target)
+    dropped = tuple(
+        (original.get(e.source, e.source), e.reason) for e in entries if e.source and not e.target
+    )
     created = tuple((e.target, e.reason) for e in entries if e.target and not e.source)
     return Verification(source, target, certificate, conversion.plan, len(conversion.tensors), tuple(problems),
                         dropped, created)  # fmt: skip
@@ -115,7 +117,9 @@ def _difference(tensor: Array, other: Array) -> str:
 
 
 def _beside(held: StateDict) -> Iterator[str]:
-    yield from (f"{shown(name)}: not of the source, no tensor ({shown(what)})" for name, what in held.dropped.items())
+    yield from (
+        f"{shown(name)}: not of the source, no tensor ({shown(what)})" for name, what in held.dropped.items()
+    )
     yield from (f"another state dict stands under {shown(path) or 'the top'}" for path in held.others)
 
 

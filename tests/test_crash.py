@@ -51,7 +51,9 @@ def test_two_conversions_into_one_target(tmp_path):
     assert fine(crash.race(tmp_path, rounds=4)) == {"one whole file": 4}
 
 
-@pytest.mark.parametrize("name", ["locked/x.pdparams", "/sys/x.pdparams", "/proc/x.pdparams", "file/x.pdparams"])
+@pytest.mark.parametrize(
+    "name", ["locked/x.pdparams", "/sys/x.pdparams", "/proc/x.pdparams", "file/x.pdparams"]
+)
 def test_a_folder_that_cannot_be_written(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_bytes(b"x")

@@ -32,11 +32,17 @@ def diff(code, *arguments):
     assert account["agree"] == (code == 0)
     counts = Counter(row["verdict"] for row in account["tensors"])
     assert counts == {verdict: n for verdict, n in account["counts"].items() if n}
-    return {row["name"]: row for row in account["tensors"] if row["verdict"] != "same"}, account, result.output
+    return (
+        {row["name"]: row for row in account["tensors"] if row["verdict"] != "same"},
+        account,
+        result.output,
+    )
 
 
 def tensors(architecture=SMALL, seed=0):
-    return {name: torch.from_numpy(array.copy()) for name, array in seeded_weights(architecture, seed).items()}
+    return {
+        name: torch.from_numpy(array.copy()) for name, array in seeded_weights(architecture, seed).items()
+    }
 
 
 def save(path, state, **options):
@@ -153,7 +159,9 @@ def test_counters_count_where_both_sides_have_them(tmp_path):
 
 def test_inplace_abn_is_compared_as_what_it_does(tmp_path):
     state = tensors(SEG)
-    counted = {k: v for k, v in state.items() if k.startswith("cp.backbone.") or not k.endswith("batches_tracked")}
+    counted = {
+        k: v for k, v in state.items() if k.startswith("cp.backbone.") or not k.endswith("batches_tracked")
+    }
     counted["ffm.convblk.bn.weight"] = -counted["ffm.convblk.bn.weight"]
     a = save(tmp_path / "a.pth", counted)
     b = converted(a)
@@ -170,8 +178,12 @@ def test_inplace_abn_is_compared_as_what_it_does(tmp_path):
 def test_unknown_networks_are_compared_by_their_own_names(tmp_path):
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 6))
     a = save(tmp_path / "a.pth", net.state_dict())
-    state = {name: tensor.numpy() for name, tensor in net.state_dict().items() if not name.endswith("tracked")}
-    renamed = {n.replace("running_mean", "_mean").replace("running_var", "_variance"): t for n, t in state.items()}
+    state = {
+        name: tensor.numpy() for name, tensor in net.state_dict().items() if not name.endswith("tracked")
+    }
+    renamed = {
+        n.replace("running_mean", "_mean").replace("running_var", "_variance"): t for n, t in state.items()
+    }
     b = tmp_path / "b.pdparams"
     paddle.save({name: paddle.to_tensor(array) for name, array in renamed.items()}, str(b))
     found, account, _ = diff(1, a, b)
@@ -245,7 +257,9 @@ DTYPES = [np.float16, np.float32, np.float64, np.int8, np.int64, np.uint8, np.ui
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
-@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (7,), (600_000,), (1100, 701), (2, 3, 400_000)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(), (0,), (3, 0, 2), (7,), (600_000,), (1100, 701), (2, 3, 400_000)], ids=str
+)
 def test_gaps_are_those_of_numpy(dtype, shape):
     draw = np.random.default_rng(1)
     a = draw.integers(0, 2 if dtype == np.bool_ else 100, shape).astype(dtype)

@@ -233,7 +233,9 @@ def test_what_is_no_file(make, tmp_path):
     make(tmp_path / "bad.tar")
     result, seconds = run(tmp_path, "torch2paddle", "bad.tar", "out.file")
     assert result.exit_code == 3
-    assert re.search("Error: bad.tar: (this is a folder|this is a pipe|the file cannot be read)", result.stderr)
+    assert re.search(
+        "Error: bad.tar: (this is a folder|this is a pipe|the file cannot be read)", result.stderr
+    )
     assert seconds < SECONDS
     assert not (tmp_path / "out.file").exists()
 

@@ -44,12 +44,16 @@ def files(tmp_path_factory):
 
 
 def test_what_was_converted_is_verified(files):
-    output = run(0, "verify", files / "net.pth", files / "net.pdparams", "--certificate", files / "forth.json")
+    output = run(
+        0, "verify", files / "net.pth", files / "net.pdparams", "--certificate", files / "forth.json"
+    )
     assert "15 as |weight| + 1e-5" in output
     assert f"{sum(n.startswith('cp.backbone.x') for n in abn_state())} dropped: alias, equal bytes" in output
     assert "holds exactly these tensors, bit for bit, and both are as certified" in output
     run(0, "verify", files / "net.pth", files / "net.pdparams")
-    output = run(0, "verify", files / "net.pdparams", files / "back.pth", "--certificate", files / "back.json")
+    output = run(
+        0, "verify", files / "net.pdparams", files / "back.pth", "--certificate", files / "back.json"
+    )
     assert "created: PyTorch's batch norm counts its batches" in output
     run(1, "verify", files / "net.pth", files / "copied.pdparams")
     run(0, "verify", files / "net.pth", files / "copied.pdparams", "--abn", "no")
@@ -96,7 +100,9 @@ def test_tampering_is_found(tamper, problems, files, tmp_path):
     assert len(account["problems"]) == len(problems)
     for problem, words in zip(account["problems"], problems, strict=True):
         assert problem.startswith(words)
-    output = run(1, "verify", files / "net.pth", tmp_path / "x.pdparams", "--certificate", files / "forth.json")
+    output = run(
+        1, "verify", files / "net.pth", tmp_path / "x.pdparams", "--certificate", files / "forth.json"
+    )
     assert "x.pdparams is not the certified target: sha256" in output
 
 
@@ -133,11 +139,20 @@ def edit_entry(field, value):
 
 
 FORGERIES = [
-    (lambda account: account["source"].update(sha256="0" * 64), "net.pth is not the certified source: sha256"),
+    (
+        lambda account: account["source"].update(sha256="0" * 64),
+        "net.pth is not the certified source: sha256",
+    ),
     (lambda account: account["target"].update(bytes=1), "net.pdparams is not the certified target"),
-    (edit_entry("source_sha256", "0" * 64), "ffm.conv1.weight of the source does not have the certified sha256"),
+    (
+        edit_entry("source_sha256", "0" * 64),
+        "ffm.conv1.weight of the source does not have the certified sha256",
+    ),
     (edit_entry("target_sha256", None), "ffm.conv1.weight of the target does not have the certified sha256"),
-    (edit_entry("target_shape", [1]), "ffm.conv1.weight of the target is (8, 32, 1, 1) float32, certified is [1]"),
+    (
+        edit_entry("target_shape", [1]),
+        "ffm.conv1.weight of the target is (8, 32, 1, 1) float32, certified is [1]",
+    ),
     (edit_entry("dtype", "float16"), "ffm.conv1.weight of the source is (8, 32, 1, 1) float32, certified"),
     (edit_entry("target", "x\x1b[2J"), r"x\x1b[2J is certified, but the target lacks it"),
     (lambda account: account["entries"].pop(), "of the source is not certified"),
