@@ -93,7 +93,8 @@ def optimizer_lines(conversion: OptimizerConversion, target: Path) -> Iterator[s
     due = sum(map(len, momentum.order))
     sizes = " + ".join(str(len(group)) for group in momentum.order)
     never = due - len(momentum.buffers)
-    yield f"{shown(conversion.source.name)}: momentum of {len(momentum.buffers)} parameters, {due} in groups ({sizes})"
+    held = len(momentum.buffers)
+    yield f"{shown(conversion.source.name)}: momentum of {held} parameters, {due} in groups ({sizes})"
     if never and conversion.to == "paddle":
         yield f"{never} parameters were never updated: zeros, which mean the same."
     if conversion.to == "paddle":

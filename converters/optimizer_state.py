@@ -210,7 +210,8 @@ def _choose_order(
     if len(fitting) != 1:
         known = ", ".join(str([len(group) for group in order]) for order in candidates)
         raise CheckpointError(
-            f"the optimizer's groups have {sizes} parameters, and {len(fitting) or 'no'} known order fits them{problem}",
+            f"the optimizer's groups have {sizes} parameters, and "
+            f"{len(fitting) or 'no'} known order fits them{problem}",
             f"Known for this network are {known}. "
             "Give the names in the optimizer's order with --order FILE, one a line.",
         )
