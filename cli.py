@@ -56,6 +56,9 @@ def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--dry-run", is_flag=True, help="Print the plan, a line a key, and write nothing."),
         click.option("--force", is_flag=True, help="Replace DST if it exists."),
         click.option(
+            "--prove", is_flag=True, help="Then run both networks forward, each with its file (needs both)."
+        ),
+        click.option(
             "--certificate",
             metavar="PATH",
             type=click.Path(path_type=Path),
@@ -116,6 +119,8 @@ def _convert(
     from stdc_parity.converters.atomic import check_target
     from stdc_parity.converters.convert import default_target, plan_conversion, write_conversion
 
+    if options["prove"] and options["dry_run"]:
+        raise click.UsageError("--prove needs the file that --dry-run does not write.")
     target = target or default_target(source, to)
     certificate, force = options["certificate"], options["force"]
     if not options["dry_run"]:
@@ -134,6 +139,20 @@ def _convert(
     if certificate is not None:
         report.write_certificate(conversion, None if options["dry_run"] else target, certificate, force=force)
     click.echo("\n".join(report.summary_lines(conversion, None if options["dry_run"] else target)))
+    if options["prove"]:
+        _prove(source, options["key"], target)
+
+
+def _prove(source: Path, key: str | None, target: Path) -> None:
+    from rich.console import Console
+
+    from stdc_parity.align.prove import prove
+    from stdc_parity.align.report import publish
+
+    with Console(stderr=True).status("both sides import their frameworks …") as status:
+        result = prove(source, key, target, status.update)
+    publish(result)
+    sys.exit(0 if result else 1)
 
 
 @convert.command(context_settings=SETTINGS)
@@ -340,6 +359,7 @@ _spec_options = _with([
     click.option("--pair", metavar="NAME", help="The pair; that of the weights, or stdc2-seg."),
     click.option("--weights", metavar="PATH", help="A checkpoint of either framework (seeded weights)."),
     click.option("--key", metavar="PATH", help="Where the state dict is in the checkpoint."),
+    click.option("--converted", metavar="PATH", help="What --weights became: loaded by the side that has its names."),
     click.option("--base", type=click.IntRange(4, 256), default=64, help="Width of a seeded network (64)."),
     click.option("--size", type=Size(), help="Input height and width; the pair's own by default."),
     click.option("--batch", type=click.IntRange(1), help="Images at once (1; 2 in train mode)."),
