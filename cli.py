@@ -195,7 +195,7 @@ def diff(
     from stdc_parity.converters import diff as comparing
     from stdc_parity.converters.diff_report import diff_account, diff_lines
     from stdc_parity.converters.opened import open_checkpoint
-    from stdc_parity.converters.report import write_json
+    from stdc_parity.converters.json_file import write_json
 
     opened = open_checkpoint(a, key_a), open_checkpoint(b, key_b)
     size = sum(tensor.nbytes for one in opened for tensor in one.state.tensors.values())
@@ -225,7 +225,7 @@ def verify(source: Path, target: Path, certificate: Path | None, json_path: Path
     Example: stdc-convert verify STDCNet1446_76.47.tar STDCNet1446_76.47.pdparams --certificate FILE.json
     """
     from stdc_parity.converters import verify as verifying
-    from stdc_parity.converters.report import write_json
+    from stdc_parity.converters.json_file import write_json
 
     found = verifying.verify(source, target, certificate, **options)
     if json_path is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,10 +112,11 @@ def optimizer_lines(conversion: OptimizerConversion, target: Path) -> Iterator[s
 
 def _read_names(path: Path) -> dict[str, str]:
     """PyTorch's name of each parameter -> Paddle's, from the table that paddle.save puts into a layer's file."""
-    contents = read_container(path)
-    if contents.container != PADDLE_PICKLE:
+    if read_container(path).container != PADDLE_PICKLE:
         raise UsageError(f"--names: {shown(path.name)} is no file of paddle.save")
-    root, _end = load(memoryview(contents.mapping), 0, PADDLE)
+    with path.open("rb") as file:
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    root, _end = load(data, 0, PADDLE)
     table = root.get(NAME_TABLE) if isinstance(root, dict) else None
     if not isinstance(table, dict) or not all(type(part) is str for item in table.items() for part in item):
         raise UsageError(

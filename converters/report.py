@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stdc_parity.converters.architecture import Side
-from stdc_parity.converters.atomic import atomic_write, check_target
+from stdc_parity.converters.atomic import atomic_write
 from stdc_parity.converters.convert import Conversion, open_state_dict, remarks
 from stdc_parity.converters.errors import ParityError, shown
 from stdc_parity.converters.plan import Entry, choose_architecture, make_plan, recognise
@@ -118,7 +118,7 @@ def write_certificate(conversion: Conversion, target: Path | None, path: Path, *
 
     paths = [conversion.source] if target is None else [conversion.source, target]
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        hashing = pool.map(file_account, paths)
+        hashing = pool.map(_file_account, paths)
         from importlib.metadata import version
 
         digests: Digests = {}
@@ -142,20 +142,11 @@ def write_certificate(conversion: Conversion, target: Path | None, path: Path, *
         file.write(_json_lines(account).encode(errors="backslashreplace"))
 
 
-def write_json(account: Mapping[str, Any], path: Path, *, sources: Iterable[Path]) -> None:
-    """Write an account, over an older file but never over one of `sources`; raises UsageError if it cannot be."""
-    for source in sources:
-        check_target(path, force=True, source=source)
-    with atomic_write(path, force=True) as file:
-        file.write(_json_lines(account).encode(errors="backslashreplace"))
-
-
 def _json_lines(account: Mapping[str, Any]) -> str:
-    """JSON with a line for every key at the top, and for every row (json's own indenting is slow)."""
+    """JSON with a line for every key at the top, and for every entry (json's own indenting is slow)."""
     lines = []
     for key, value in account.items():
-        is_table = isinstance(value, list) and value and isinstance(value[0], dict)
-        rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in value) if is_table else ""
+        rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in value) if key == "entries" else ""
         text = f"[\n  {rows}\n ]" if rows else json.dumps(value, ensure_ascii=False)
         lines.append(f" {json.dumps(key)}: {text}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
@@ -164,7 +155,7 @@ def _json_lines(account: Mapping[str, Any]) -> str:
 def _entry_account(entry: Entry, conversion: Conversion, digests: Digests) -> dict[str, Any]:
     before = conversion.state.tensors.get(entry.source or "")
     after = conversion.tensors.get(entry.target or "")
-    digest = None if before is None else sha256_once(before, digests)
+    digest = None if before is None else _sha256_once(before, digests)
     same = entry.rule == "copy" and after is not None
     return {
         "source": entry.source and conversion.state.original.get(entry.source, entry.source),
@@ -179,7 +170,7 @@ def _entry_account(entry: Entry, conversion: Conversion, digests: Digests) -> di
     }
 
 
-def sha256_once(tensor: Array, digests: Digests) -> str:
+def _sha256_once(tensor: Array, digests: Digests) -> str:
     """The hash of a tensor's values; aliases view the same bytes, which are hashed once."""
     view = tensor.__array_interface__
     key = (view["data"], view["strides"], view["shape"], tensor.dtype)
@@ -194,8 +185,7 @@ def sha256(tensor: Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(native).reshape(-1).view(np.uint8).data).hexdigest()
 
 
-def file_account(path: Path) -> dict[str, Any]:
-    """A file's name, its size in bytes and its sha256, for a certificate."""
+def _file_account(path: Path) -> dict[str, Any]:
     digest, chunk = hashlib.sha256(), bytearray(HASH_CHUNK)
     with path.open("rb", buffering=0) as file:
         while size := file.readinto(chunk):
