@@ -194,8 +194,8 @@ def diff(
     """
     from stdc_parity.converters import diff as comparing
     from stdc_parity.converters.diff_report import diff_account, diff_lines
-    from stdc_parity.converters.opened import open_checkpoint
     from stdc_parity.converters.json_file import write_json
+    from stdc_parity.converters.opened import open_checkpoint
 
     opened = open_checkpoint(a, key_a), open_checkpoint(b, key_b)
     size = sum(tensor.nbytes for one in opened for tensor in one.state.tensors.values())
