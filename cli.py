@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from io import TextIOWrapper
 from pathlib import Path
@@ -54,6 +55,9 @@ def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--dry-run", is_flag=True, help="Print the plan, a line a key, and write nothing."),
         click.option("--force", is_flag=True, help="Replace DST if it exists."),
+        click.option(
+            "--prove", is_flag=True, help="Then run both networks forward, each with its file (needs both)."
+        ),
         click.option(
             "--certificate",
             metavar="PATH",
@@ -172,6 +176,8 @@ def _convert(
         write_conversion,
     )
 
+    if options["prove"] and options["dry_run"]:
+        raise click.UsageError("--prove needs the file that --dry-run does not write.")
     layout = choose_target(to, planning.pop("layout"))
     if wrap is not None and layout.side == "paddle":
         raise click.UsageError(f"--wrap: {layout.name} is a layout of Paddle, whose files have no wrapper.")
@@ -196,6 +202,20 @@ def _convert(
     if certificate is not None:
         report.write_certificate(conversion, None if options["dry_run"] else target, certificate, force=force)
     click.echo("\n".join(report.summary_lines(conversion, None if options["dry_run"] else target)))
+    if options["prove"]:
+        _prove(source, options["key"], target)
+
+
+def _prove(source: Path, key: str | None, target: Path) -> None:
+    from rich.console import Console
+
+    from stdc_parity.align.prove import prove
+    from stdc_parity.align.report import publish
+
+    with Console(stderr=True).status("both sides import their frameworks …") as status:
+        result = prove(source, key, target, status.update)
+    publish(result)
+    sys.exit(0 if result else 1)
 
 
 @convert.command(context_settings=SETTINGS)
@@ -212,6 +232,129 @@ def inspect(source: Path, key: str | None, keys: bool) -> None:
     from stdc_parity.converters import report
 
     click.echo("\n".join(report.inspect_lines(source, key, list_keys=keys)))
+
+
+@convert.command(context_settings=SETTINGS)
+@click.argument("a", metavar="A", type=click.Path(path_type=Path))
+@click.argument("b", metavar="B", type=click.Path(path_type=Path))
+@click.option("--key-a", metavar="PATH", help="Where the state dict is in A.")
+@click.option("--key-b", metavar="PATH", help="Where the state dict is in B.")
+@click.option(
+    "--tol",
+    type=click.FloatRange(0),
+    help="Agree to max|a-b| <= tol * max|a|; without it, only equal bits agree.",
+)
+@click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write every row.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every tensor.")
+@fails_clearly
+def diff(
+    a: Path, b: Path, key_a: str | None, key_b: str | None, tol: float | None, json_path: Path | None, verbose: bool
+) -> None:
+    """Compare two checkpoints tensor by tensor, of any framework and container; exit code 1 if they differ.
+
+    \b
+    Example: stdc-convert diff STDCNet1446_76.47.tar STDCNet1446_76.47.pdparams
+    """
+    from stdc_parity.converters import diff as comparing
+    from stdc_parity.converters.diff_report import diff_account, diff_lines
+    from stdc_parity.converters.json_file import write_json
+    from stdc_parity.converters.opened import open_checkpoint
+
+    opened = open_checkpoint(a, key_a), open_checkpoint(b, key_b)
+    size = sum(tensor.nbytes for one in opened for tensor in one.state.tensors.values())
+    with _bytes_bar("comparing", size) as progress:
+        found = comparing.diff(*opened, tol, progress)
+    if json_path is not None:
+        write_json(diff_account(found), json_path, sources=(a, b))
+    click.echo("\n".join(diff_lines(found, verbose=verbose)))
+    sys.exit(0 if found else 1)
+
+
+@convert.command(context_settings=SETTINGS)
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path))
+@click.option("--certificate", metavar="PATH", type=click.Path(path_type=Path), help="Hold both against it too.")
+@click.option("--model", metavar="NAME", help="The architecture, if it is not to be recognised.")
+@click.option("--key", metavar="PATH", help="Where the state dict is in SRC.")
+@click.option(
+    "--abn", type=click.Choice(["auto", "yes", "no"]), help="As it was given to the conversion (auto)."
+)
+@click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write the findings.")
+@fails_clearly
+def verify(source: Path, target: Path, certificate: Path | None, json_path: Path | None, **options: Any) -> None:
+    """Prove that DST holds exactly SRC's tensors, as the rules convert them; exit code 1 if not.
+
+    \b
+    Example: stdc-convert verify STDCNet1446_76.47.tar STDCNet1446_76.47.pdparams --certificate FILE.json
+    """
+    from stdc_parity.converters import verify as verifying
+    from stdc_parity.converters.json_file import write_json
+
+    found = verifying.verify(source, target, certificate, **options)
+    if json_path is not None:
+        write_json(verifying.account(found), json_path, sources=(source, target))
+    click.echo("\n".join(verifying.lines(found)))
+    sys.exit(0 if found else 1)
+
+
+@convert.command("optimizer", context_settings=SETTINGS)
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path))
+@click.option(
+    "--net", metavar="PATH", type=click.Path(path_type=Path), help="The network's checkpoint, if not in SRC."
+)
+@click.option("--key", metavar="PATH", help="Where the state dict is in the network's checkpoint.")
+@click.option(
+    "--names",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="A .pdparams of the Paddle network: use Paddle's own names of its parameters.",
+)
+@click.option(
+    "--order",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Names in the optimizer's order, one a line, an empty line between groups.",
+)
+@click.option("--it", "iteration", type=click.IntRange(0), help="The next iteration, if SRC does not say it.")
+@click.option("--lr", type=click.FloatRange(0), help="For torch's settings, if SRC does not keep them.")
+@click.option("--momentum", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="As --lr.")
+@click.option("--weight-decay", type=click.FloatRange(0), default=5e-4, show_default=True, help="As --lr.")
+@click.option("--nesterov", is_flag=True, help="As --lr.")
+@click.option("--force", is_flag=True, help="Replace DST if it exists.")
+@fails_clearly
+def optimizer(
+    source: Path, target: Path, net: Path | None, key: str | None, names: Path | None, order: Path | None,
+    iteration: int | None, force: bool, **settings: Any,
+) -> None:  # fmt: skip
+    """Convert the state of torch.optim.SGD into that of paddle.optimizer.Momentum, or back.
+
+    \b
+    Example: stdc-convert optimizer checkpoint.pth checkpoint.pdopt
+             stdc-convert optimizer checkpoint.pdopt optimizer.pth --net checkpoint.pdparams
+    """
+    from stdc_parity.converters import optimizer_files
+    from stdc_parity.converters.atomic import check_target
+
+    check_target(target, force=force, source=source)
+    conversion = optimizer_files.convert_optimizer(
+        source, net, key=key, names=names, order=order, iteration=iteration, settings=settings
+    )
+    optimizer_files.write_optimizer(conversion, target, force=force)
+    click.echo("\n".join(optimizer_files.optimizer_lines(conversion, target)))
+
+
+def _bytes_bar(label: str, size: int) -> Any:
+    """A context that gives a function to be told of bytes: a bar on a terminal, silence elsewhere."""
+    if size < 256 << 20 or not sys.stderr.isatty():
+        return nullcontext(lambda _size: None)
+    return _shown_bar(label, size)
+
+
+@contextmanager
+def _shown_bar(label: str, size: int) -> Iterator[Callable[[int], object]]:
+    with click.progressbar(length=size, label=label, file=sys.stderr) as bar:
+        yield bar.update
 
 
 @click.group(context_settings=SETTINGS, epilog=EPILOG)
@@ -279,6 +422,7 @@ _spec_options = _with([
     click.option("--pair", metavar="NAME", help="The pair; that of the weights, or stdc2-seg."),
     click.option("--weights", metavar="PATH", help="A checkpoint of either framework (seeded weights)."),
     click.option("--key", metavar="PATH", help="Where the state dict is in the checkpoint."),
+    click.option("--converted", metavar="PATH", help="What --weights became: loaded by the side that has its names."),
     click.option("--base", type=click.IntRange(4, 256), default=64, help="Width of a seeded network (64)."),
     click.option("--size", type=Size(), help="Input height and width; the pair's own by default."),
     click.option("--batch", type=click.IntRange(1), help="Images at once (1; 2 in train mode)."),

@@ -21,6 +21,7 @@ from stdc_parity.converters.pickle_write import PickleWriter, Progress, Write, a
 NAME_TABLE = "StructuredToParameterName@@"
 SPLIT_TABLE = "UnpackBigParamInfor@@"
 BATCHES = "stdc_parity num_batches_tracked"
+_BATCHES_START = b"\x80\4}(X" + len(BATCHES).to_bytes(4, "little") + BATCHES.encode()
 _WRITABLE = {"bool", "int8", "int16", "int32", "int64", "uint8", "float16", "float32", "float64", "bfloat16"}
 
 
@@ -55,7 +56,12 @@ def read_paddle_pickle(data: memoryview) -> tuple[object, str, dict[str, int]]:
 
 def _read_batches(data: memoryview, start: int) -> dict[str, int]:
     """The norms' counters that ``write_paddle_pickle`` put behind the pickle; {} if others wrote there."""
-    if bytes(data[start : start + 64]).find(BATCHES.encode()) < 0:
+    behind = bytes(data[start : start + 64])
+    if behind and _BATCHES_START.startswith(behind):
+        raise CheckpointError(
+            "the file ends inside the counters of batches", "It is truncated: download or copy it again."
+        )
+    if BATCHES.encode() not in behind:
         return {}
     appendix, _end = load(data, start, PLAIN)
     batches = appendix.get(BATCHES) if type(appendix) is dict else None
@@ -122,6 +128,17 @@ def write_paddle_pickle(
     PickleWriter(write, 4, leaf).dump(dict(tensors))
     if batches:
         PickleWriter(write, 4, leaf).dump({BATCHES: dict(batches)})
+
+
+def write_paddle_object(write: Write, root: dict[str, Any]) -> None:
+    """Write nested dicts and lists of arrays, numbers and text (an optimizer's state) as ``paddle.save`` would.
+
+    Raises CheckpointError for a dtype that Paddle does not have.
+    """
+    for name, value in root.items():
+        if isinstance(value, np.ndarray) and value.dtype.name not in _WRITABLE:
+            raise CheckpointError(f"{shown(name)}: Paddle has no dtype {value.dtype.name}")
+    PickleWriter(write, 4, lambda pickle, array: _write_array(pickle, array, None)).dump(root)
 
 
 def _write_array(pickle: PickleWriter, array: Array, progress: Progress | None) -> None:
