@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from stdc_parity.converters.architecture import Architecture
 from stdc_parity.converters.closeness import Gap, gap_between, is_transpose
 from stdc_parity.converters.opened import (
     COUNTER,
     Named,
     Opened,
     is_abn,
+    layout_of,
     officially_named,
     plainly_named,
     with_abn_rewritten,
+    without_what_is_of_one_layout,
 )
 from stdc_parity.converters.statedict import Array
 
@@ -105,8 +108,7 @@ def _named_alike(a: Opened, b: Opened) -> tuple[Named, Named, list[str]]:
     """The tensors of both under shared names, without what only one framework can hold."""
     if a.architecture is None or b.architecture is None:
         return plainly_named(a), plainly_named(b), []
-    named = [officially_named(a, a.architecture), officially_named(b, b.architecture)]
-    notes: list[str] = []
+    named, notes = _without_what_one_layout_lacks(a, b, a.architecture)
     abn = is_abn(a, a.architecture), is_abn(b, b.architecture)
     for i, (opened, architecture) in enumerate(((a, a.architecture), (b, b.architecture))):
         letter = "AB"[i]
@@ -123,6 +125,23 @@ def _named_alike(a: Opened, b: Opened) -> tuple[Named, Named, list[str]]:
         if named[i].aliases:
             notes.append(f"{named[i].aliases} second names in {letter} have equal bytes and are left out.")
     return named[0], named[1], notes
+
+
+def _without_what_one_layout_lacks(
+    a: Opened, b: Opened, architecture: Architecture
+) -> tuple[list[Named], list[str]]:
+    """Both under official names, without what the other one's layout has no place for."""
+    named, layouts = [officially_named(each, architecture) for each in (a, b)], [layout_of(a), layout_of(b)]
+    notes: list[str] = []
+    if layouts[0] is not layouts[1]:
+        both = [without_what_is_of_one_layout(named[i], named[1 - i], layouts[1 - i], architecture) for i in (0, 1)]
+        named = [each for each, _ in both]
+        notes += [
+            f"{gone} of {letter} have no place in the layout {layout.name} and are left out."
+            for (_, gone), letter, layout in zip(both, "AB", layouts[::-1], strict=True)
+            if gone
+        ]
+    return named, notes
 
 
 def _without_counters(named: Named) -> Named:

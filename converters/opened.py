@@ -14,7 +14,9 @@ from stdc_parity.converters.closeness import gap_between
 from stdc_parity.converters.containers import Contents
 from stdc_parity.converters.convert import open_state_dict
 from stdc_parity.converters.errors import CheckpointError, shown
-from stdc_parity.converters.plan import RULES, decide_abn, recognise, torch_name
+from stdc_parity.converters.layout import Layout, places, why_absent, with_biases
+from stdc_parity.converters.layouts import twin_layout
+from stdc_parity.converters.plan import RULES, decide_abn, recognise, recognise_layout, torch_name
 from stdc_parity.converters.statedict import Array, StateDict
 
 COUNTER = "num_batches_tracked"
@@ -73,7 +75,7 @@ def officially_named(opened: Opened, architecture: Architecture) -> Named:
 
     The counters that `torch2paddle` put behind a Paddle file's tensors are among them.
     """
-    plain = plainly_named(opened)
+    plain = _by_layout(opened, architecture)
     tensors: dict[str, Array] = {}
     aliases = 0
     for name, tensor in plain.tensors.items():
@@ -85,6 +87,52 @@ def officially_named(opened: Opened, architecture: Architecture) -> Named:
         turned = spec is not None and is_transposed(opened.side, spec.kind) and tensor.ndim == 2
         tensors[name] = tensor.T if turned else tensor
     return Named(tensors | _counters(opened, tensors), plain.original, aliases)
+
+
+def layout_of(opened: Opened) -> Layout:
+    """The layout of its names."""
+    return recognise_layout(opened.state.tensors, opened.side)
+
+
+def _by_layout(opened: Opened, architecture: Architecture) -> Named:
+    """Its tensors under official names, as the file's framework has them, whatever its layout is.
+
+    Of two channels (not X, X) the second is taken; constants of the layout's own are left out if unchanged.
+    What the layout does not know keeps its name.
+    """
+    layout = layout_of(opened)
+    if layout is twin_layout(opened.side):
+        return plainly_named(opened)
+    known = {place.name: (official, place) for official, place in places(layout, architecture).items()}
+    tensors, original = {}, {}
+    for own, tensor in opened.state.tensors.items():
+        constant = layout.constants.get(own)
+        if constant is not None and np.array_equal(tensor, constant.array().astype(tensor.dtype)):
+            continue
+        name, place = known.get(own, (torch_name(own, opened.side), None))
+        if name in tensors:
+            raise CheckpointError(f"{shown(opened.path.name)}: two keys name one tensor once they are renamed")
+        is_pair = place is not None and place.pair and tensor.shape == place.shape
+        tensors[name] = tensor[1:] if is_pair else tensor
+        original[name] = opened.state.original[own]
+    return Named(tensors, original, 0)
+
+
+def without_what_is_of_one_layout(
+    a: Named, b: Named, layout: Layout, architecture: Architecture
+) -> tuple[Named, int]:
+    """`a` without what `layout`, that of `b`, has no place for, and how many tensors that are.
+
+    Biases that official convolutions lack are left out if they are zeros, and kept to be seen if not.
+    """
+    biases = {name for name, spec in with_biases(architecture.tensors) if spec.kind == "bias"}
+    kept = {
+        name: tensor
+        for name, tensor in a.tensors.items()
+        if name in b.tensors
+        or not (why_absent(layout, name, architecture) or (name in biases and not np.any(tensor != 0)))
+    }
+    return Named(kept, a.original, a.aliases), len(a.tensors) - len(kept)
 
 
 def same_bits(a: Array, b: Array) -> bool:
@@ -102,7 +150,7 @@ def with_abn_rewritten(named: Named, architecture: Architecture) -> Named:
 def is_abn(opened: Opened, architecture: Architecture) -> bool:
     """Whether its head norms' weights are InPlaceABN's, as far as the file shows."""
     try:
-        return opened.side == "torch" and decide_abn(opened.state.tensors, architecture, "auto")
+        return layout_of(opened).abn and decide_abn(opened.state.tensors, architecture, "auto")
     except CheckpointError:
         return False
 

@@ -12,7 +12,7 @@ from stdc_parity.converters.closeness import gap_between
 from stdc_parity.converters.convert import Conversion, open_state_dict, plan_conversion
 from stdc_parity.converters.diff_report import describe_gap
 from stdc_parity.converters.errors import shown
-from stdc_parity.converters.plan import Abn, Plan
+from stdc_parity.converters.plan import Abn, Plan, recognise_layout
 from stdc_parity.converters.statedict import Array, StateDict
 
 SCHEMA = 1
@@ -53,7 +53,7 @@ def verify(
 
     With a certificate both files' hashes and every key's are held against that too, and it says whether
     InPlaceABN's weights were rewritten. Raises CheckpointError if a file cannot be read or converted,
-    UsageError if both have one framework's names.
+    UsageError if both have one layout.
     """
     certified = None if certificate is None else read_certificate(certificate)
     contents, held, side = open_state_dict(target)
@@ -66,7 +66,9 @@ def verify(
         problems += against_certificate(certified, conversion, target, held, batches)
     entries, original = conversion.plan.entries, conversion.state.original
     dropped = tuple(
-        (original.get(e.source, e.source), e.reason) for e in entries if e.source and not e.target
+        (original.get(e.source, e.source), "; ".join(filter(None, (e.reason, e.loss))))
+        for e in entries
+        if e.source and not e.target
     )
     created = tuple((e.target, e.reason) for e in entries if e.target and not e.source)
     return Verification(source, target, certificate, conversion.plan, len(conversion.tensors), tuple(problems),
@@ -87,9 +89,11 @@ def _planned(
         key = certified.account["source"].get("state_dict") or None
     if certified is not None and abn is None and certified.account.get("direction") == "torch2paddle":
         abn = "yes" if certified.abn else "no"
-    conversion = plan_conversion(source, side, model=model, key=key, abn=abn or "auto")
-    if side == "torch" and any(name in conversion.plan.architecture.aliases for name in held.tensors):
-        return plan_conversion(source, side, model=model, key=key, aliases=True)
+    layout = recognise_layout(held.tensors, side)
+    options: dict[str, Any] = {"target": layout, "model": model, "key": key, "drop_nonzero_bias": True}
+    conversion = plan_conversion(source, None, abn=abn or "auto", **options)
+    if layout.name == "official" and any(name in conversion.plan.architecture.aliases for name in held.tensors):
+        return plan_conversion(source, None, aliases=True, **options)
     return conversion
 
 
