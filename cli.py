@@ -44,6 +44,22 @@ def convert() -> None:
     """Move checkpoints between PyTorch and Paddle: every key accounted for, nothing in a file ever executed."""
 
 
+class Bytes(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes, such as 2GB, 500MB or 4GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse it; a number stays as it is."""
+        text = str(value).strip().lower()
+        number = text.rstrip("bgikm")
+        units = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+        unit = units.get(text[len(number) :])
+        if unit is None or not number.strip().isdecimal() or not 0 < int(number) * unit < 1 << 60:
+            self.fail(f"{value!r} is no size, such as 2GB or 500MB", param, ctx)
+        return int(number) * unit
+
+
 def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.argument("source", metavar="SRC", type=click.Path(path_type=Path)),
@@ -54,6 +70,12 @@ def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--dry-run", is_flag=True, help="Print the plan, a line a key, and write nothing."),
         click.option("--force", is_flag=True, help="Replace DST if it exists."),
+        click.option(
+            "--shard-size",
+            metavar="SIZE",
+            type=Bytes(),
+            help="Spread a .safetensors DST over files of at most SIZE (2GB, 500MB), with an index.",
+        ),
         click.option(
             "--certificate",
             metavar="PATH",
@@ -77,7 +99,9 @@ def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @fails_clearly
 def torch2paddle(source: Path, target: Path | None, abn: Any, **options: Any) -> None:
-    """Convert a PyTorch checkpoint (.tar, .pth, …) into a .pdparams.
+    """Convert a PyTorch checkpoint (.tar, .pth, .safetensors, .npz, …) into a .pdparams.
+
+    DST may end in .safetensors or .npz instead, and then is that, with Paddle's names.
 
     \b
     Example: stdc-convert torch2paddle STDCNet1446_76.47.tar
@@ -95,7 +119,9 @@ def torch2paddle(source: Path, target: Path | None, abn: Any, **options: Any) ->
 )
 @fails_clearly
 def paddle2torch(source: Path, target: Path | None, aliases: bool, wrap: str | None, **options: Any) -> None:
-    """Convert a .pdparams into a PyTorch checkpoint.
+    """Convert a Paddle checkpoint (.pdparams, .safetensors, .npz) into a PyTorch one.
+
+    DST may end in .safetensors or .npz, and then is that, with PyTorch's names.
 
     \b
     Example: stdc-convert paddle2torch STDCNet1446_76.47.pdparams --wrap state_dict
@@ -113,10 +139,16 @@ def _convert(
 ) -> None:
     from stdc_parity.converters import report
     from stdc_parity.converters.atomic import check_target
-    from stdc_parity.converters.convert import default_target, plan_conversion, write_conversion
+    from stdc_parity.converters.convert import (
+        check_options,
+        default_target,
+        plan_conversion,
+        write_conversion,
+    )
 
     target = target or default_target(source, to)
-    certificate, force = options["certificate"], options["force"]
+    certificate, force, shard_size = options["certificate"], options["force"], options["shard_size"]
+    check_options(target, wrap, shard_size)
     if not options["dry_run"]:
         check_target(target, force=force, source=source)
     if certificate is not None:
@@ -126,13 +158,14 @@ def _convert(
         if not file.parent.is_dir():
             raise click.UsageError("--certificate: its folder does not exist.")
     conversion = plan_conversion(source, to, model=options["model"], key=options["key"], **planning)
+    targets: list[Path] = []
     if options["dry_run"]:
         click.echo("\n".join(report.plan_lines(conversion)))
     else:
-        write_conversion(conversion, target, force=force, wrap=wrap)
+        targets = write_conversion(conversion, target, force=force, wrap=wrap, shard_size=shard_size)
     if certificate is not None:
-        report.write_certificate(conversion, None if options["dry_run"] else target, certificate, force=force)
-    click.echo("\n".join(report.summary_lines(conversion, None if options["dry_run"] else target)))
+        report.write_certificate(conversion, targets, certificate, force=force)
+    click.echo("\n".join(report.summary_lines(conversion, targets)))
 
 
 @convert.command(context_settings=SETTINGS)

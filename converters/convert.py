@@ -13,7 +13,9 @@ from stdc_parity.converters.architecture import Architecture, Side
 from stdc_parity.converters.containers import (
     Contents,
     read_container,
+    write_npz,
     write_paddle,
+    write_safetensors,
     write_torch,
 )
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
@@ -29,8 +31,15 @@ from stdc_parity.converters.plan import (
 )
 from stdc_parity.converters.statedict import Array, StateDict, find_state_dict
 
-SUFFIXES = (".tar", ".pth", ".pt", ".ckpt", ".bin", ".pdparams", ".pdopt", ".pkl")
+SUFFIXES = (
+    ".tar", ".pth", ".pt", ".ckpt", ".bin", ".pdparams", ".pdopt", ".pkl", ".safetensors.index.json",
+    ".safetensors", ".npz",
+)  # fmt: skip
 TARGET_SUFFIX: Mapping[Side, str] = {"torch": ".pth", "paddle": ".pdparams"}
+NEUTRAL = (".safetensors", ".npz")
+"""Suffixes of containers that either framework's names may be in."""
+FORMAT: Mapping[Side, str] = {"torch": "pt", "paddle": "np"}
+"""What safetensors' metadata call a side's tensors; Paddle's own tools read "np"."""
 
 
 @dataclass(frozen=True)
@@ -110,18 +119,58 @@ def plan_conversion(
 
 
 def write_conversion(
-    conversion: Conversion, target: Path, *, force: bool = False, wrap: str | None = None
-) -> None:
-    """Write the target in one step; `wrap` puts the state dict of a PyTorch target under that key.
+    conversion: Conversion,
+    target: Path,
+    *,
+    force: bool = False,
+    wrap: str | None = None,
+    shard_size: int | None = None,
+) -> list[Path]:
+    """Write the target in one step, and give the files it is in.
 
-    Raises UsageError when `target` exists (without `force`), is the source, or cannot be written.
+    `target`'s suffix decides: .safetensors and .npz are those, any other is the framework's own container.
+    `wrap` puts the state dict of a PyTorch target under that key; `shard_size` in bytes spreads a larger
+    .safetensors over several files. Raises UsageError when `target` exists (without `force`), is the source,
+    or cannot be written, or when an option does not fit it.
     """
-    if conversion.target_side == "paddle":
-        write_paddle(
-            target, conversion.tensors, force=force, source=conversion.source, batches=conversion.batches
-        )
+    source, batches = conversion.source, conversion.batches
+    return write_target(target, conversion.tensors, conversion.target_side, batches, force, source, wrap, shard_size)
+
+
+def check_options(target: Path, wrap: str | None, shard_size: int | None) -> None:
+    """Raise UsageError when an option does not fit the target's suffix."""
+    suffix = target.suffix.lower()
+    if wrap is not None and suffix in NEUTRAL:
+        raise UsageError(f"--wrap {shown(wrap)}: {suffix} files hold tensors by name and no dict around them")
+    if shard_size is not None and suffix != ".safetensors":
+        raise UsageError("--shard-size is for .safetensors targets")
+
+
+def write_target(
+    target: Path,
+    tensors: Mapping[str, Array],
+    side: Side,
+    batches: Mapping[str, int],
+    force: bool,
+    source: Path,
+    wrap: str | None = None,
+    shard_size: int | None = None,
+) -> list[Path]:
+    """Write `tensors`, which have `side`'s names; see `write_conversion`."""
+    check_options(target, wrap, shard_size)
+    suffix = target.suffix.lower()
+    if suffix == ".safetensors":
+        return write_safetensors(
+            target, tensors, force=force, source=source, format=FORMAT[side],
+            batches=batches if side == "paddle" else None, shard_size=shard_size,
+        )  # fmt: skip
+    if suffix == ".npz":
+        write_npz(target, tensors, force=force, source=source)
+    elif side == "paddle":
+        write_paddle(target, tensors, force=force, source=source, batches=batches)
     else:
-        write_torch(target, conversion.tensors, force=force, source=conversion.source, wrap=wrap)
+        write_torch(target, tensors, force=force, source=source, wrap=wrap)
+    return [target]
 
 
 def remarks(state: StateDict, plan: Plan) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ Digests = dict[Hashable, str]
 """Hashes of tensors by the memory that they view."""
 
 
-def summary_lines(conversion: Conversion, target: Path | None) -> Iterator[str]:
-    """What was done, in a few lines; `target` is None for a dry run."""
+def summary_lines(conversion: Conversion, targets: Sequence[Path]) -> Iterator[str]:
+    """What was done, in a few lines; `targets` are the files written, none in a dry run."""
     plan, state = conversion.plan, conversion.state
     yield f"{shown(conversion.source.name)}: {conversion.contents.container}, {plan.architecture.describe()}"
     kept = sum(entry.target is not None for entry in plan.entries)
@@ -41,10 +41,13 @@ def summary_lines(conversion: Conversion, target: Path | None) -> Iterator[str]:
     changed += [f"{counters} batch counters dropped"] if counters else []
     yield f"{len(state.original)} tensors -> {kept} ({_megabytes(size)}); {', '.join(changed) or 'all copied'}"
     yield from conversion.remarks
-    if target is None:
-        yield "Dry run: nothing was converted."
-    else:
-        yield f"Wrote {shown(str(target))} ({_megabytes(target.stat().st_size)})."
+    yield written_line(targets) if targets else "Dry run: nothing was converted."
+
+
+def written_line(targets: Sequence[Path]) -> str:
+    """The file that was written, or the first of several, and the size of all."""
+    more = f" and {len(targets) - 1} shards" if len(targets) > 1 else ""
+    return f"Wrote {shown(str(targets[0]))}{more} ({_megabytes(sum(path.stat().st_size for path in targets))})."
 
 
 def plan_lines(conversion: Conversion) -> Iterator[str]:
@@ -108,17 +111,17 @@ def _odd(state: Any, side: Side, recognised: bool) -> Iterator[str]:
     yield from remarks(state, plan)
 
 
-def write_certificate(conversion: Conversion, target: Path | None, path: Path, *, force: bool) -> None:
-    """Write the account of a conversion as JSON; `target` is None for a dry run.
+def write_certificate(conversion: Conversion, targets: Sequence[Path], path: Path, *, force: bool) -> None:
+    """Write the account of a conversion as JSON; `targets` are the files written, none in a dry run.
 
     It has every key with its rule, shapes and the sha256 of its C-ordered little-endian bytes before and
-    after, and the hashes of both files. Raises UsageError if `path` may not be written.
+    after, and the hashes of all files. Raises UsageError if `path` may not be written.
     """
     from concurrent.futures import ThreadPoolExecutor  # here, as other commands need not wait for it
 
-    paths = [conversion.source] if target is None else [conversion.source, target]
+    sources = conversion.contents.files
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        hashing = pool.map(_file_account, paths)
+        hashing = pool.map(_file_account, (*sources, *targets))
         from importlib.metadata import version
 
         digests: Digests = {}
@@ -130,9 +133,9 @@ def write_certificate(conversion: Conversion, target: Path | None, path: Path, *
         "direction": f"{conversion.plan.source_side}2{conversion.target_side}",
         "architecture": {"name": conversion.plan.architecture.name, **conversion.plan.architecture.facts},
         "inplace_abn": conversion.plan.abn,
-        "source": files[0]
+        "source": _files_account(files[: len(sources)])
         | {"container": conversion.contents.container, "state_dict": conversion.state.where},
-        "target": None if target is None else files[1],
+        "target": _files_account(files[len(sources) :]) if targets else None,
         "entries": entries,
         "batches": dict(conversion.batches),
         "remarks": list(conversion.remarks),
@@ -191,6 +194,11 @@ def _file_account(path: Path) -> dict[str, Any]:
         while size := file.readinto(chunk):
             digest.update(memoryview(chunk)[:size])
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _files_account(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The account of a checkpoint: its file's, with those of its shards."""
+    return files[0] | ({"shards": files[1:]} if len(files) > 1 else {})
 
 
 def _megabytes(size: int) -> str:

@@ -1,0 +1,79 @@
+"""The files that a checkpoint's arrays view: mapped into memory, and read from disk as they are used."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from stdc_parity.converters.errors import CheckpointError, shown
+
+RELEASE = 64 << 20
+"""Bytes that may stay in memory after they were read."""
+
+
+class Mapped:
+    """What is open of one checkpoint: its file, and those that it is spread over or was unpacked into."""
+
+    def __init__(self) -> None:
+        self.paths: list[Path] = []
+        self.mappings: list[mmap.mmap] = []
+        self._used = 0
+
+    def open(self, path: str | os.PathLike[str]) -> memoryview:
+        """The bytes of the file at ``path``; raises CheckpointError if it is none or cannot be read."""
+        mapping = _map(path)
+        self.paths.append(Path(path))
+        self.mappings.append(mapping)
+        return memoryview(mapping)
+
+    def unpack(self, chunks: Iterable[bytes | memoryview]) -> memoryview:
+        """What ``chunks`` give, kept in a temporary file without a name, so that it need not fit into memory."""
+        import tempfile
+
+        try:
+            with tempfile.TemporaryFile() as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                file.flush()
+                if file.tell() == 0:
+                    return memoryview(b"")
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            reason = shown(error.strerror or str(error))
+            raise CheckpointError(f"it cannot be unpacked: {reason}", "TMPDIR names the folder for that.") from None
+        self.mappings.append(mapping)
+        return memoryview(mapping)
+
+    def used(self, size: int) -> None:
+        """Note that ``size`` bytes were read, and let go of them when there are many."""
+        self._used += size
+        if self._used >= RELEASE:
+            self._used = 0
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the memory that arrays were paged into; they are read again when they are used."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for mapping in self.mappings:
+                mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _map(path: str | os.PathLike[str]) -> mmap.mmap:
+    try:
+        mode = Path(path).stat().st_mode  # before opening it: opening a pipe would wait for a writer
+        if stat.S_ISDIR(mode):
+            raise CheckpointError("this is a folder, not a checkpoint", "Name the file in it.")
+        if not stat.S_ISREG(mode):
+            raise CheckpointError("this is a pipe or a device, not a file", "Save it to a file first.")
+        with Path(path).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise CheckpointError("the file does not exist") from None
+    except OSError as error:
+        raise CheckpointError(f"the file cannot be read: {shown(error.strerror or str(error))}") from None
+    except ValueError as error:  # mmap of an empty file; a NUL in the path
+        fact = "the file is empty" if "empty" in str(error) else "this is no name of a file"
+        raise CheckpointError(fact, "Download or copy it again.") from None

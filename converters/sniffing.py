@@ -1,0 +1,89 @@
+"""What container a file is, told by its first bytes; what is no checkpoint is named, with what to do about it."""
+
+from __future__ import annotations
+
+from stdc_parity.converters.errors import CheckpointError, shown
+
+TORCH_ZIP = "torch zip"
+TORCH_LEGACY = "torch legacy"
+TORCH_TAR = "torch tar"
+PADDLE_PICKLE = "paddle pickle"
+SAFETENSORS = "safetensors"
+SHARDS = "safetensors shards"
+NPZ = "npz"
+
+_OTHERS = (
+    (b"\x1f\x8b", "the file is compressed with gzip", "Unpack it first: tar xzf FILE, or gunzip FILE."),
+    (b"BZh", "the file is compressed with bzip2", "Unpack it first: tar xjf FILE, or bunzip2 FILE."),
+    (b"\xfd7zXZ", "the file is compressed with xz", "Unpack it first: tar xJf FILE, or unxz FILE."),
+    (b"\x28\xb5\x2f\xfd", "the file is compressed with zstd", "Unpack it first: zstd -d FILE."),
+    (b"7z\xbc\xaf", "this is a 7-Zip archive", "Unpack it first and convert the file inside."),
+    (b"Rar!", "this is a RAR archive", "Unpack it first and convert the file inside."),
+    (b"\x89HDF", "this is an HDF5 file (of Keras?), which is not read", None),
+    (b"\x93NUMPY", "this is a single numpy array (.npy), not a checkpoint", None),
+    (
+        b"version https://git-lfs",
+        "this is a git-lfs pointer: the few lines that stand for the file, not the file",
+        "Fetch the file: git lfs pull.",
+    ),
+    (b"\x08", "this looks like an ONNX or Paddle inference model, which is not read", None),
+    (
+        bytes(8),
+        "this looks like Paddle inference parameters (.pdiparams), which hold no names",
+        "Convert the .pdparams that was saved in training.",
+    ),
+)
+
+
+def sniff_bytes(data: memoryview) -> str:
+    """The container of a file with these bytes; raises CheckpointError if it is none that is read."""
+    from stdc_parity.converters.torch_legacy import is_legacy
+
+    head = bytes(data[:4096])
+    if head.startswith((b"PK\3\4", b"PK\5\6", b"PK\7\x08")):
+        name = data[30 : 30 + int.from_bytes(head[26:28], "little")]
+        return NPZ if bytes(name).endswith(b".npy") else TORCH_ZIP
+    if is_legacy(head):
+        return TORCH_LEGACY
+    if head[257:262] == b"ustar":
+        return _sniff_tar(data)
+    if head[:1] == b"\x80" and head[1:2] and head[1] <= 5:
+        return PADDLE_PICKLE
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise CheckpointError(
+            "this is a web page, not a checkpoint: the server sent a page instead of the file",
+            "Open the link in a browser, pass its warning or log-in, and download the file itself.",
+        )
+    if is_safetensors(head):
+        return SAFETENSORS
+    if text.startswith(b"{"):
+        return _sniff_json(data)
+    for magic, fact, note in _OTHERS:
+        if head.startswith(magic):
+            raise CheckpointError(fact, note)
+    raise CheckpointError(
+        f"this is no checkpoint that is known here: it starts with {shown(repr(head[:16])[2:-1])}",
+        "Known are files of torch.save (zip and legacy) and paddle.save, safetensors and npz.",
+    )
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file that starts with ``head`` (9 bytes do) is in that container."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32
+
+
+def _sniff_json(data: memoryview) -> str:
+    if bytes(data[: 1 << 20]).find(b'"weight_map"') >= 0:
+        return SHARDS
+    raise CheckpointError("this is JSON, not a checkpoint", "Name the file with the weights beside it.")
+
+
+def _sniff_tar(data: memoryview) -> str:
+    from stdc_parity.converters.torch_legacy import tar_members
+
+    members = tar_members(data)
+    if {"pickle", "storages", "tensors"} <= set(members):
+        return TORCH_TAR
+    inside = f", which holds {shown(next(iter(members)))}" if members else ""
+    raise CheckpointError(f"this is a real tar{inside}", "Unpack it first: tar xf FILE.")
