@@ -20,6 +20,7 @@ from stdc_parity.converters.pickle_values import Array
 from stdc_parity.converters.pieces import Progress
 from stdc_parity.converters.sniffing import (
     NPZ,
+    ONNX,
     PADDLE_PICKLE,
     SAFETENSORS,
     SHARDS,
@@ -135,6 +136,12 @@ def _read_shards(data: memoryview, mapped: Mapped) -> Found:
     return tensors, f"{len(mapped.paths) - 1} shards", batches
 
 
+def _read_onnx(data: memoryview, mapped: Mapped) -> Found:
+    from stdc_parity.converters.onnx_file import read_onnx
+
+    return *read_onnx(data, mapped), {}
+
+
 _READERS: Mapping[str, Callable[[memoryview, Mapped], Found]] = {
     TORCH_ZIP: _read_torch_zip,
     TORCH_LEGACY: _read_torch_legacy,
@@ -143,6 +150,7 @@ _READERS: Mapping[str, Callable[[memoryview, Mapped], Found]] = {
     SAFETENSORS: _read_safetensors,
     SHARDS: _read_shards,
     NPZ: _read_npz,
+    ONNX: _read_onnx,
 }
 
 

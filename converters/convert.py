@@ -29,17 +29,24 @@ from stdc_parity.converters.plan import (
     make_plan,
     naming,
 )
+from stdc_parity.converters.sniffing import ONNX
 from stdc_parity.converters.statedict import Array, StateDict, find_state_dict
 
 SUFFIXES = (
     ".tar", ".pth", ".pt", ".ckpt", ".bin", ".pdparams", ".pdopt", ".pkl", ".safetensors.index.json",
-    ".safetensors", ".npz",
+    ".safetensors", ".npz", ".onnx",
 )  # fmt: skip
 TARGET_SUFFIX: Mapping[Side, str] = {"torch": ".pth", "paddle": ".pdparams"}
 NEUTRAL = (".safetensors", ".npz")
 """Suffixes of containers that either framework's names may be in."""
 FORMAT: Mapping[Side, str] = {"torch": "pt", "paddle": "np"}
 """What safetensors' metadata call a side's tensors; Paddle's own tools read "np"."""
+
+ONNX_NOTE = (
+    "Exporters fold norms into convolutions, rename what they fold, and leave out what the graph does not use. "
+    "To keep names: torch.onnx.export(..., "
+    "training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False, dynamo=False)."
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,8 @@ def plan_conversion(
         architecture = choose_architecture(state.tensors, side, model)
         plan = make_plan(state, architecture, side, abn=abn, aliases=aliases)
     except CheckpointError as error:
-        raise CheckpointError(f"{shown(source.name)}: {error.message}", error.note) from None
+        note = ONNX_NOTE if contents.container == ONNX else error.note
+        raise CheckpointError(f"{shown(source.name)}: {error.message}", note) from None
     batches = counters(plan, state.tensors) if side == "torch" else contents.batches
     if not all(0 <= count < 1 << 63 for count in batches.values()):
         raise CheckpointError(f"{shown(source.name)}: the counters of batches behind the tensors are damaged")

@@ -11,6 +11,7 @@ PADDLE_PICKLE = "paddle pickle"
 SAFETENSORS = "safetensors"
 SHARDS = "safetensors shards"
 NPZ = "npz"
+ONNX = "onnx"
 
 _OTHERS = (
     (b"\x1f\x8b", "the file is compressed with gzip", "Unpack it first: tar xzf FILE, or gunzip FILE."),
@@ -26,7 +27,6 @@ _OTHERS = (
         "this is a git-lfs pointer: the few lines that stand for the file, not the file",
         "Fetch the file: git lfs pull.",
     ),
-    (b"\x08", "this looks like an ONNX or Paddle inference model, which is not read", None),
     (
         bytes(8),
         "this looks like Paddle inference parameters (.pdiparams), which hold no names",
@@ -59,12 +59,14 @@ def sniff_bytes(data: memoryview) -> str:
         return SAFETENSORS
     if text.startswith(b"{"):
         return _sniff_json(data)
+    if head[:1] == b"\x08" and b"\0" < head[1:2] < b"\x80":  # ir_version, the first field of a model
+        return ONNX
     for magic, fact, note in _OTHERS:
         if head.startswith(magic):
             raise CheckpointError(fact, note)
     raise CheckpointError(
         f"this is no checkpoint that is known here: it starts with {shown(repr(head[:16])[2:-1])}",
-        "Known are files of torch.save (zip and legacy) and paddle.save, safetensors and npz.",
+        "Known are files of torch.save (zip and legacy) and paddle.save, safetensors, npz and ONNX.",
     )
 
 
