@@ -68,6 +68,7 @@ def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--key", metavar="PATH", help="Where the state dict is in the file (ema, checkpoint.model, …)."
         ),
+        click.option("--member", metavar="NAME", help="Which file of a tar it is, if it holds several checkpoints."),
         click.option("--dry-run", is_flag=True, help="Print the plan, a line a key, and write nothing."),
         click.option("--force", is_flag=True, help="Replace DST if it exists."),
         click.option(
@@ -157,7 +158,8 @@ def _convert(
             raise click.UsageError("DST and --certificate name the same file.")
         if not file.parent.is_dir():
             raise click.UsageError("--certificate: its folder does not exist.")
-    conversion = plan_conversion(source, to, model=options["model"], key=options["key"], **planning)
+    planning |= {name: options[name] for name in ("model", "key", "member")}
+    conversion = plan_conversion(source, to, **planning)
     targets: list[Path] = []
     if options["dry_run"]:
         click.echo("\n".join(report.plan_lines(conversion)))
@@ -171,9 +173,10 @@ def _convert(
 @convert.command(context_settings=SETTINGS)
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.option("--key", metavar="PATH", help="Where the state dict is in the file (ema, checkpoint.model, …).")
+@click.option("--member", metavar="NAME", help="Which file of a tar, if it holds several checkpoints.")
 @click.option("--keys", is_flag=True, help="List every tensor: name, shape, dtype.")
 @fails_clearly
-def inspect(source: Path, key: str | None, keys: bool) -> None:
+def inspect(source: Path, key: str | None, member: str | None, keys: bool) -> None:
     """Say what a checkpoint is: container, where its state dict is, architecture, counts, anything odd.
 
     \b
@@ -181,7 +184,7 @@ def inspect(source: Path, key: str | None, keys: bool) -> None:
     """
     from stdc_parity.converters import report
 
-    click.echo("\n".join(report.inspect_lines(source, key, list_keys=keys)))
+    click.echo("\n".join(report.inspect_lines(source, key, member, list_keys=keys)))
 
 
 @click.group(context_settings=SETTINGS, epilog=EPILOG)

@@ -39,6 +39,7 @@ class Contents:
 
     ``root`` is the object it holds: nested dicts and lists with read-only numpy arrays (views of the file),
     numbers and text; ``Opaque`` for other objects and ``Unsupported`` for tensors that are not read.
+    ``member`` is its name in the archive at ``path``, "" if that is none.
     ``batches`` are the norms' counters that ``write_paddle`` put beside the tensors, by PyTorch name.
     """
 
@@ -46,6 +47,7 @@ class Contents:
     container: str
     version: str
     size: int
+    member: str
     root: object = field(repr=False)
     batches: Mapping[str, int] = field(repr=False)
     mapped: Mapped = field(repr=False)
@@ -68,22 +70,31 @@ class Contents:
 def sniff(path: PathLike) -> str:
     """The container of the file at ``path``, by its bytes; raises CheckpointError if it is none we read."""
     with _named_errors(path):
-        return sniff_bytes(Mapped().open(path))
+        return sniff_bytes(_open(Mapped(), path, None)[0])
 
 
-def read_container(path: PathLike) -> Contents:
-    """Read the checkpoint at ``path``.
+def _open(mapped: Mapped, path: PathLike, member: str | None) -> tuple[memoryview, str]:
+    from stdc_parity.converters import archives
 
-    Nothing in it is executed. Raises CheckpointError, naming the file, if it is unreadable, broken, unsafe
-    or not a container that is read.
+    data = mapped.open(path)
+    if archives.is_gzip(data) or archives.is_tar(data) or member is not None:
+        return archives.unwrap(data, mapped, member)
+    return data, ""
+
+
+def read_container(path: PathLike, *, member: str | None = None) -> Contents:
+    """Read the checkpoint at ``path``, or the one in the archive there (``member`` names one of several).
+
+    Nothing in it is executed or extracted. Raises CheckpointError, naming the file, if it is unreadable,
+    broken, unsafe or not a container that is read, UsageError if ``member`` is not there.
     """
     with _named_errors(path):
         mapped = Mapped()
-        data = mapped.open(path)
+        data, inside = _open(mapped, path, member)
         container = sniff_bytes(data)
         root, version, batches = _READERS[container](data, mapped)
         size = sum(file.stat().st_size for file in mapped.paths)
-        return Contents(Path(path), container, version, size, root, batches, mapped)
+        return Contents(Path(path), container, version, size, inside, root, batches, mapped)
 
 
 Found = tuple[object, str, Mapping[str, int]]

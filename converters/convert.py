@@ -34,7 +34,7 @@ from stdc_parity.converters.statedict import Array, StateDict, find_state_dict
 
 SUFFIXES = (
     ".tar", ".pth", ".pt", ".ckpt", ".bin", ".pdparams", ".pdopt", ".pkl", ".safetensors.index.json",
-    ".safetensors", ".npz", ".onnx",
+    ".safetensors", ".npz", ".onnx", ".gz", ".tgz",
 )  # fmt: skip
 TARGET_SUFFIX: Mapping[Side, str] = {"torch": ".pth", "paddle": ".pdparams"}
 NEUTRAL = (".safetensors", ".npz")
@@ -84,9 +84,14 @@ def default_target(source: Path, side: Side) -> Path:
     return source.parent / (name + TARGET_SUFFIX[side])  # with_name would refuse "." and "/"
 
 
-def open_state_dict(source: str | os.PathLike[str], key: str | None = None) -> tuple[Contents, StateDict, Side]:
-    """Read a checkpoint of either framework: its container, its state dict, and whose names it uses."""
-    contents = read_container(source)
+def open_state_dict(
+    source: str | os.PathLike[str], key: str | None = None, member: str | None = None
+) -> tuple[Contents, StateDict, Side]:
+    """Read a checkpoint of either framework: its container, its state dict, and whose names it uses.
+
+    `key` leads to the state dict in it, `member` names the file if `source` is an archive of several.
+    """
+    contents = read_container(source, member=member)
     try:
         state = find_state_dict(contents.root, key=key)
         return contents, state, naming(state.tensors, contents.framework)
@@ -100,6 +105,7 @@ def plan_conversion(
     *,
     model: str | None = None,
     key: str | None = None,
+    member: str | None = None,
     abn: Abn = "auto",
     aliases: bool = False,
 ) -> Conversion:
@@ -107,7 +113,7 @@ def plan_conversion(
 
     Raises CheckpointError for what the file is or lacks, UsageError for options that do not fit it.
     """
-    contents, state, side = open_state_dict(source, key)
+    contents, state, side = open_state_dict(source, key, member)
     if side == to:
         raise UsageError(
             f"{shown(source.name)} has {_FRAMEWORK[side]} names already",

@@ -12,12 +12,25 @@ from stdc_parity.converters.errors import CheckpointError, shown
 
 RELEASE = 64 << 20
 """Bytes that may stay in memory after they were read."""
+MAX_RATIO = 20
+"""How many times larger than the file its unpacked content may be (weights shrink by a tenth)."""
+MAX_SLACK = 64 << 20
+"""Bytes that it may be larger in any case."""
+
+
+def unpacked_limit(size: int) -> int:
+    """The most bytes that a compressed file of ``size`` may hold: more is a bomb."""
+    return MAX_RATIO * size + MAX_SLACK
 
 
 class Mapped:
-    """What is open of one checkpoint: its file, and those that it is spread over or was unpacked into."""
+    """What is open of one checkpoint: its file, and those that it is spread over or was unpacked into.
+
+    ``alone`` says that the checkpoint was in an archive, so that no files stand beside it.
+    """
 
     def __init__(self) -> None:
+        self.alone = False
         self.paths: list[Path] = []
         self.mappings: list[mmap.mmap] = []
         self._used = 0
@@ -28,6 +41,12 @@ class Mapped:
         self.paths.append(Path(path))
         self.mappings.append(mapping)
         return memoryview(mapping)
+
+    def folder(self) -> Path:
+        """Where a checkpoint's further files are; raises CheckpointError for one in an archive."""
+        if self.alone:
+            raise CheckpointError("the checkpoint is in several files, and in an archive", "Unpack it first.")
+        return self.paths[0].parent
 
     def unpack(self, chunks: Iterable[bytes | memoryview]) -> memoryview:
         """What ``chunks`` give, kept in a temporary file without a name, so that it need not fit into memory."""

@@ -13,17 +13,12 @@ from typing import Any
 import numpy as np
 
 from stdc_parity.converters.errors import CheckpointError, shown
-from stdc_parity.converters.mapped import Mapped
+from stdc_parity.converters.mapped import Mapped, unpacked_limit
 from stdc_parity.converters.pickle_machine import Unsupported
 from stdc_parity.converters.pickle_values import Array, checked_shape, empty, from_bytes, native
 from stdc_parity.converters.pieces import Progress, Write
 from stdc_parity.converters.torch_zip import Entry, checked_content
 from stdc_parity.converters.zip_write import ZipWriter
-
-MAX_RATIO = 20
-"""How many times larger than the file its unpacked content may be (weights shrink by a tenth)."""
-MAX_SLACK = 64 << 20
-"""Bytes that it may be larger in any case."""
 
 _MAX_NPY_HEADER = 4096
 _CHUNK = 4 << 20
@@ -41,7 +36,7 @@ def read_npz(data: memoryview, entries: Mapping[str, Entry], mapped: Mapped) -> 
     complex numbers are ``Unsupported``.
     """
     deflated = [entry for entry in entries.values() if entry.packed == "compressed"]
-    allowed = MAX_RATIO * len(data) + MAX_SLACK
+    allowed = unpacked_limit(len(data))
     if sum(entry.unpacked for entry in deflated) > allowed:
         raise CheckpointError(
             f"the zip unpacks to more than {allowed:,} bytes, which no weights do",

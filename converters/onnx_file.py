@@ -202,7 +202,7 @@ class _Files:
 
     def _open(self, location: str) -> memoryview:
         """The file at ``location`` below the model's folder, links in it followed no further than that."""
-        folder = self.mapped.paths[0].resolve().parent
+        folder = self.mapped.folder().resolve()
         parts = PurePosixPath(location)
         outside = parts.is_absolute() or ".." in parts.parts or PureWindowsPath(location).drive or "\\" in location
         try:

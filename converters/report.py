@@ -60,11 +60,15 @@ def plan_lines(conversion: Conversion) -> Iterator[str]:
         yield f"{entry.rule:<9} {source} -> {target}{shapes if entry.source and entry.target else ''}{reason}"
 
 
-def inspect_lines(source: Path, key: str | None, *, list_keys: bool = False) -> Iterator[str]:
+def inspect_lines(
+    source: Path, key: str | None, member: str | None = None, *, list_keys: bool = False
+) -> Iterator[str]:
     """Everything that is known of a checkpoint without converting it. Raises CheckpointError."""
-    contents, state, side = open_state_dict(source, key)
+    contents, state, side = open_state_dict(source, key, member)
     tensors = state.tensors
     yield f"file          {shown(str(source))} ({_megabytes(contents.size)})"
+    if contents.member:
+        yield f"member        {shown(contents.member)}"
     yield f"container     {contents.container}, {contents.version}"
     yield f"state dict    {shown(state.where) if state.where else 'at the top'}, {len(tensors)} tensors"
     if state.others:
@@ -134,6 +138,7 @@ def write_certificate(conversion: Conversion, targets: Sequence[Path], path: Pat
         "architecture": {"name": conversion.plan.architecture.name, **conversion.plan.architecture.facts},
         "inplace_abn": conversion.plan.abn,
         "source": _files_account(files[: len(sources)])
+        | ({"member": conversion.contents.member} if conversion.contents.member else {})
         | {"container": conversion.contents.container, "state_dict": conversion.state.where},
         "target": _files_account(files[len(sources) :]) if targets else None,
         "entries": entries,

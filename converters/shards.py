@@ -47,7 +47,7 @@ def read_shards(data: memoryview, mapped: Mapped) -> tuple[dict[str, object], di
     files = sorted(set(places.values()))
     if len(files) > MAX_SHARDS_READ:
         raise CheckpointError(f"the index names {len(files):,} shards, more than {MAX_SHARDS_READ:,}")
-    folder = mapped.paths[0].parent
+    folder = mapped.folder()
     tensors: dict[str, object] = {}
     batches: dict[str, int] = {}
     for file in files:

@@ -14,7 +14,7 @@ NPZ = "npz"
 ONNX = "onnx"
 
 _OTHERS = (
-    (b"\x1f\x8b", "the file is compressed with gzip", "Unpack it first: tar xzf FILE, or gunzip FILE."),
+    (b"\x1f\x8b", "the file in the archive is compressed with gzip itself", "Unpack it first: gunzip FILE."),
     (b"BZh", "the file is compressed with bzip2", "Unpack it first: tar xjf FILE, or bunzip2 FILE."),
     (b"\xfd7zXZ", "the file is compressed with xz", "Unpack it first: tar xJf FILE, or unxz FILE."),
     (b"\x28\xb5\x2f\xfd", "the file is compressed with zstd", "Unpack it first: zstd -d FILE."),
@@ -46,7 +46,7 @@ def sniff_bytes(data: memoryview) -> str:
     if is_legacy(head):
         return TORCH_LEGACY
     if head[257:262] == b"ustar":
-        return _sniff_tar(data)
+        return TORCH_TAR  # other tars are opened before
     if head[:1] == b"\x80" and head[1:2] and head[1] <= 5:
         return PADDLE_PICKLE
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -79,13 +79,3 @@ def _sniff_json(data: memoryview) -> str:
     if bytes(data[: 1 << 20]).find(b'"weight_map"') >= 0:
         return SHARDS
     raise CheckpointError("this is JSON, not a checkpoint", "Name the file with the weights beside it.")
-
-
-def _sniff_tar(data: memoryview) -> str:
-    from stdc_parity.converters.torch_legacy import tar_members
-
-    members = tar_members(data)
-    if {"pickle", "storages", "tensors"} <= set(members):
-        return TORCH_TAR
-    inside = f", which holds {shown(next(iter(members)))}" if members else ""
-    raise CheckpointError(f"this is a real tar{inside}", "Unpack it first: tar xf FILE.")

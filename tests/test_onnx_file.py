@@ -178,6 +178,12 @@ def test_cut_and_changed_files_end_in_one_error_or_a_model(tmp_path):
     assert errors > len(whole)
 
 
+def test_a_model_without_a_graph(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"\x08\x07\x12\x07pytorch")
+    with pytest.raises(CheckpointError, match="it has 0 graphs"):
+        read_container(tmp_path / "x.onnx")
+
+
 def test_a_model_of_too_many_parts_is_no_long_wait(tmp_path):
     path = tmp_path / "x.onnx"
     graph = b"\x52\0" * 3_000_000
