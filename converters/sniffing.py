@@ -27,12 +27,12 @@ _OTHERS = (
         "this is a git-lfs pointer: the few lines that stand for the file, not the file",
         "Fetch the file: git lfs pull.",
     ),
-    (
-        bytes(8),
-        "this looks like Paddle inference parameters (.pdiparams), which hold no names",
-        "Convert the .pdparams that was saved in training.",
-    ),
 )
+
+
+_TRAINED = "Convert the .pdparams that was saved in training: paddle.save(net.state_dict(), path)."
+_FIRST_BLOCK = b"\x08\0\x10" + b"\xff" * 9 + b"\1"
+"""A program's first block in framework.proto: index 0, parent -1."""
 
 
 def sniff_bytes(data: memoryview) -> str:
@@ -61,6 +61,10 @@ def sniff_bytes(data: memoryview) -> str:
         return _sniff_json(data)
     if head[:1] == b"\x08" and b"\0" < head[1:2] < b"\x80":  # ir_version, the first field of a model
         return ONNX
+    if head.startswith(bytes(16)):
+        _refuse_inference_parameters(data)
+    if _FIRST_BLOCK in head[:32]:
+        raise CheckpointError("this is a Paddle program (.pdmodel), which holds no weights", _TRAINED)
     for magic, fact, note in _OTHERS:
         if head.startswith(magic):
             raise CheckpointError(fact, note)
@@ -75,7 +79,22 @@ def is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32
 
 
+def _refuse_inference_parameters(data: memoryview) -> None:
+    from stdc_parity.converters.paddle_inference import describe
+
+    described = describe(data)
+    if described is not None:
+        raise CheckpointError(
+            f"these are Paddle inference parameters (.pdiparams): {described}, in the order of a program and "
+            "without names",
+            _TRAINED,
+        )
+
+
 def _sniff_json(data: memoryview) -> str:
-    if bytes(data[: 1 << 20]).find(b'"weight_map"') >= 0:
+    head = bytes(data[: 1 << 20])
+    if head.find(b'"weight_map"') >= 0:
         return SHARDS
+    if head.startswith(b'{"base_code"'):
+        raise CheckpointError("this is a Paddle program (.json), which holds no weights", _TRAINED)
     raise CheckpointError("this is JSON, not a checkpoint", "Name the file with the weights beside it.")
