@@ -72,6 +72,11 @@ def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--dry-run", is_flag=True, help="Print the plan, a line a key, and write nothing."),
         click.option("--force", is_flag=True, help="Replace DST if it exists."),
         click.option(
+            "--dtype",
+            type=click.Choice(["float16", "bfloat16", "float32"]),
+            help="Round floating-point tensors to it, and say what that loses; they are copied as they are else.",
+        ),
+        click.option(
             "--shard-size",
             metavar="SIZE",
             type=Bytes(),
@@ -158,7 +163,7 @@ def _convert(
             raise click.UsageError("DST and --certificate name the same file.")
         if not file.parent.is_dir():
             raise click.UsageError("--certificate: its folder does not exist.")
-    planning |= {name: options[name] for name in ("model", "key", "member")}
+    planning |= {name: options[name] for name in ("model", "key", "member", "dtype")}
     conversion = plan_conversion(source, to, **planning)
     targets: list[Path] = []
     if options["dry_run"]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,6 +33,9 @@ from stdc_parity.converters.plan import (
 from stdc_parity.converters.sniffing import ONNX
 from stdc_parity.converters.statedict import Array, StateDict, find_state_dict
 
+if TYPE_CHECKING:
+    from stdc_parity.converters.casting import Loss
+
 SUFFIXES = (
     ".tar", ".pth", ".pt", ".ckpt", ".bin", ".pdparams", ".pdopt", ".pkl", ".safetensors.index.json",
     ".safetensors", ".npz", ".onnx", ".gz", ".tgz",
@@ -54,7 +58,8 @@ class Conversion:
     """A conversion that is planned, with the source opened and nothing written yet.
 
     `tensors` are the target's, by name; `batches` the norms' counters by PyTorch name; `remarks` are
-    lines that the user should see (InPlaceABN, non-finite values, other state dicts in the file).
+    lines that the user should see (InPlaceABN, non-finite values, other state dicts in the file). `loss` is
+    what another dtype cost, if one was asked for.
     """
 
     source: Path
@@ -64,6 +69,7 @@ class Conversion:
     tensors: Mapping[str, Array]
     batches: Mapping[str, int]
     remarks: tuple[str, ...]
+    loss: Loss | None = None
 
     @property
     def target_side(self) -> Side:
@@ -108,8 +114,9 @@ def plan_conversion(
     member: str | None = None,
     abn: Abn = "auto",
     aliases: bool = False,
+    dtype: str | None = None,
 ) -> Conversion:
-    """Read `source` and decide everything; nothing is written.
+    """Read `source` and decide everything; nothing is written. `dtype` is another one for floating point.
 
     Raises CheckpointError for what the file is or lacks, UsageError for options that do not fit it.
     """
@@ -129,7 +136,13 @@ def plan_conversion(
     if not all(0 <= count < 1 << 63 for count in batches.values()):
         raise CheckpointError(f"{shown(source.name)}: the counters of batches behind the tensors are damaged")
     tensors = apply_plan(plan, state.tensors, batches)
-    return Conversion(source, contents, state, plan, tensors, batches, tuple(remarks(state, plan)))
+    notes, loss = remarks(state, plan), None
+    if dtype is not None:
+        from stdc_parity.converters.casting import cast_tensors
+
+        tensors, loss = cast_tensors(tensors, dtype, contents.mapped)
+        notes.append(loss.describe())
+    return Conversion(source, contents, state, plan, tensors, batches, tuple(notes), loss)
 
 
 def write_conversion(

@@ -66,6 +66,10 @@ class Mapped:
         self.mappings.append(mapping)
         return memoryview(mapping)
 
+    def keep(self, chunks: Iterable[bytes | memoryview], size: int) -> memoryview:
+        """What ``chunks`` give, ``size`` bytes: in memory if they are few, else as ``unpack`` does."""
+        return memoryview(b"".join(chunks)) if size <= RELEASE else self.unpack(chunks)
+
     def used(self, size: int) -> None:
         """Note that ``size`` bytes were read, and let go of them when there are many."""
         self._used += size

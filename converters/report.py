@@ -143,6 +143,7 @@ def write_certificate(conversion: Conversion, targets: Sequence[Path], path: Pat
         "target": _files_account(files[len(sources) :]) if targets else None,
         "entries": entries,
         "batches": dict(conversion.batches),
+        "dtype": None if conversion.loss is None else conversion.loss.account(),
         "remarks": list(conversion.remarks),
     }
     with atomic_write(path, force=force, source=conversion.source) as file:
@@ -164,13 +165,14 @@ def _entry_account(entry: Entry, conversion: Conversion, digests: Digests) -> di
     before = conversion.state.tensors.get(entry.source or "")
     after = conversion.tensors.get(entry.target or "")
     digest = None if before is None else _sha256_once(before, digests)
-    same = entry.rule == "copy" and after is not None
+    same = entry.rule == "copy" and before is not None and after is not None and before.dtype == after.dtype
     return {
         "source": entry.source and conversion.state.original.get(entry.source, entry.source),
         "target": entry.target,
         "rule": entry.rule,
         "reason": entry.reason,
         "dtype": next((a.dtype.name for a in (before, after) if a is not None), None),
+        "target_dtype": None if after is None else after.dtype.name,
         "source_shape": entry.source_shape,
         "target_shape": entry.target_shape,
         "source_sha256": digest,
