@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from io import TextIOWrapper
 from pathlib import Path
+from time import monotonic
 from typing import Any, NoReturn
 
 import click
@@ -135,6 +137,37 @@ def paddle2torch(source: Path, target: Path | None, aliases: bool, wrap: str | N
     _convert(source, target, "torch", {"aliases": aliases}, options, wrap)
 
 
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], Callable[[int], object]]]:
+    """Phases that show a bar of bytes on a terminal once a second has gone by, and nothing elsewhere."""
+    start, bars = monotonic(), ExitStack()
+    shown: list[Any] = []
+
+    def begin(name: str, size: int) -> Callable[[int], object]:
+        done, task = 0, None
+
+        def advance(more: int) -> None:
+            nonlocal done, task
+            done += more
+            if not sys.stderr.isatty() or monotonic() - start < 1:
+                return
+            if not shown:
+                from rich.console import Console
+                from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+                columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+                console = Console(stderr=True)
+                shown.append(bars.enter_context(Progress(*columns, console=console, transient=True)))
+            if task is None:
+                task = shown[0].add_task(name, total=max(size, 1))
+            shown[0].update(task, completed=min(done, size))
+
+        return advance
+
+    with bars:
+        yield begin
+
+
 def _convert(
     source: Path,
     target: Path | None,
@@ -164,14 +197,17 @@ def _convert(
         if not file.parent.is_dir():
             raise click.UsageError("--certificate: its folder does not exist.")
     planning |= {name: options[name] for name in ("model", "key", "member", "dtype")}
-    conversion = plan_conversion(source, to, **planning)
     targets: list[Path] = []
+    with _progress() as phases:
+        conversion = plan_conversion(source, to, phases=phases, **planning)
+        if not options["dry_run"]:
+            targets = write_conversion(
+                conversion, target, force=force, wrap=wrap, shard_size=shard_size, phases=phases
+            )
+        if certificate is not None:
+            report.write_certificate(conversion, targets, certificate, force=force, phases=phases)
     if options["dry_run"]:
         click.echo("\n".join(report.plan_lines(conversion)))
-    else:
-        targets = write_conversion(conversion, target, force=force, wrap=wrap, shard_size=shard_size)
-    if certificate is not None:
-        report.write_certificate(conversion, targets, certificate, force=force)
     click.echo("\n".join(report.summary_lines(conversion, targets)))
 
 

@@ -17,7 +17,7 @@ from stdc_parity.converters.atomic import atomic_write
 from stdc_parity.converters.errors import CheckpointError, shown
 from stdc_parity.converters.mapped import Mapped
 from stdc_parity.converters.pickle_values import Array
-from stdc_parity.converters.pieces import Progress
+from stdc_parity.converters.pieces import Progress, no_progress
 from stdc_parity.converters.sniffing import (
     NPZ,
     ONNX,
@@ -82,14 +82,17 @@ def _open(mapped: Mapped, path: PathLike, member: str | None) -> tuple[memoryvie
     return data, ""
 
 
-def read_container(path: PathLike, *, member: str | None = None) -> Contents:
+def read_container(
+    path: PathLike, *, member: str | None = None, progress: Progress = no_progress
+) -> Contents:
     """Read the checkpoint at ``path``, or the one in the archive there (``member`` names one of several).
 
-    Nothing in it is executed or extracted. Raises CheckpointError, naming the file, if it is unreadable,
-    broken, unsafe or not a container that is read, UsageError if ``member`` is not there.
+    Nothing in it is executed or extracted. ``progress`` is told the bytes that were checked. Raises
+    CheckpointError, naming the file, if it is unreadable, broken, unsafe or not a container that is read,
+    UsageError if ``member`` is not there.
     """
     with _named_errors(path):
-        mapped = Mapped()
+        mapped = Mapped(progress)
         data, inside = _open(mapped, path, member)
         container = sniff_bytes(data)
         root, version, batches = _READERS[container](data, mapped)

@@ -20,6 +20,14 @@ from stdc_parity.converters.containers import (
     write_torch,
 )
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
+from stdc_parity.converters.pieces import (
+    PIECE,
+    Phases,
+    Progress,
+    array_pieces,
+    no_phases,
+    no_progress,
+)
 from stdc_parity.converters.plan import (
     RULES,
     Abn,
@@ -91,13 +99,16 @@ def default_target(source: Path, side: Side) -> Path:
 
 
 def open_state_dict(
-    source: str | os.PathLike[str], key: str | None = None, member: str | None = None
+    source: str | os.PathLike[str],
+    key: str | None = None,
+    member: str | None = None,
+    progress: Progress = no_progress,
 ) -> tuple[Contents, StateDict, Side]:
     """Read a checkpoint of either framework: its container, its state dict, and whose names it uses.
 
     `key` leads to the state dict in it, `member` names the file if `source` is an archive of several.
     """
-    contents = read_container(source, member=member)
+    contents = read_container(source, member=member, progress=progress)
     try:
         state = find_state_dict(contents.root, key=key)
         return contents, state, naming(state.tensors, contents.framework)
@@ -115,12 +126,15 @@ def plan_conversion(
     abn: Abn = "auto",
     aliases: bool = False,
     dtype: str | None = None,
+    phases: Phases = no_phases,
 ) -> Conversion:
     """Read `source` and decide everything; nothing is written. `dtype` is another one for floating point.
+    `phases` is told what takes long.
 
     Raises CheckpointError for what the file is or lacks, UsageError for options that do not fit it.
     """
-    contents, state, side = open_state_dict(source, key, member)
+    size = source.stat().st_size if source.is_file() else 0
+    contents, state, side = open_state_dict(source, key, member, phases("reading", size))
     if side == to:
         raise UsageError(
             f"{shown(source.name)} has {_FRAMEWORK[side]} names already",
@@ -136,8 +150,10 @@ def plan_conversion(
     if not all(0 <= count < 1 << 63 for count in batches.values()):
         raise CheckpointError(f"{shown(source.name)}: the counters of batches behind the tensors are damaged")
     tensors = apply_plan(plan, state.tensors, batches)
-    notes, loss = remarks(state, plan), None
+    contents.mapped.watch = phases("checking", sum(tensor.nbytes for tensor in state.tensors.values()))
+    notes, loss = remarks(state, plan, contents.mapped.used), None
     if dtype is not None:
+        contents.mapped.watch = phases("rounding", sum(tensor.nbytes for tensor in tensors.values()))
         from stdc_parity.converters.casting import cast_tensors
 
         tensors, loss = cast_tensors(tensors, dtype, contents.mapped)
@@ -152,6 +168,7 @@ def write_conversion(
     force: bool = False,
     wrap: str | None = None,
     shard_size: int | None = None,
+    phases: Phases = no_phases,
 ) -> list[Path]:
     """Write the target in one step, and give the files it is in.
 
@@ -160,8 +177,12 @@ def write_conversion(
     .safetensors over several files. Raises UsageError when `target` exists (without `force`), is the source,
     or cannot be written, or when an option does not fit it.
     """
-    source, batches = conversion.source, conversion.batches
-    return write_target(target, conversion.tensors, conversion.target_side, batches, force, source, wrap, shard_size)
+    mapped = conversion.contents.mapped
+    mapped.watch = phases("writing", sum(tensor.nbytes for tensor in conversion.tensors.values()))
+    return write_target(
+        target, conversion.tensors, conversion.target_side, conversion.batches, force, conversion.source, wrap,
+        shard_size, mapped.used,
+    )  # fmt: skip
 
 
 def check_options(target: Path, wrap: str | None, shard_size: int | None) -> None:
@@ -182,6 +203,7 @@ def write_target(
     source: Path,
     wrap: str | None = None,
     shard_size: int | None = None,
+    progress: Progress = no_progress,
 ) -> list[Path]:
     """Write `tensors`, which have `side`'s names; see `write_conversion`."""
     check_options(target, wrap, shard_size)
@@ -189,19 +211,19 @@ def write_target(
     if suffix == ".safetensors":
         return write_safetensors(
             target, tensors, force=force, source=source, format=FORMAT[side],
-            batches=batches if side == "paddle" else None, shard_size=shard_size,
+            batches=batches if side == "paddle" else None, shard_size=shard_size, progress=progress,
         )  # fmt: skip
     if suffix == ".npz":
-        write_npz(target, tensors, force=force, source=source)
+        write_npz(target, tensors, force=force, source=source, progress=progress)
     elif side == "paddle":
-        write_paddle(target, tensors, force=force, source=source, batches=batches)
+        write_paddle(target, tensors, force=force, source=source, batches=batches, progress=progress)
     else:
-        write_torch(target, tensors, force=force, source=source, wrap=wrap)
+        write_torch(target, tensors, force=force, source=source, wrap=wrap, progress=progress)
     return [target]
 
 
-def remarks(state: StateDict, plan: Plan) -> list[str]:
-    """What a person should know about this checkpoint, a sentence each."""
+def remarks(state: StateDict, plan: Plan, used: Progress = no_progress) -> list[str]:
+    """What a person should know about this checkpoint, a sentence each; `used` is told the bytes read for it."""
     lines = []
     if plan.abn:
         count = plan.count("abs")
@@ -220,7 +242,7 @@ def remarks(state: StateDict, plan: Plan) -> list[str]:
             f"Taken from {shown(state.where) or 'the top'}; the file also has state dicts under "
             f"{', '.join(others[:10])}{', …' if len(others) > 10 else ''} (--key)."
         )
-    bad = [shown(name) for name, tensor in state.tensors.items() if not _finite(tensor)]
+    bad = [shown(name) for name, tensor in state.tensors.items() if not _finite(tensor, used)]
     if bad:
         lines.append(f"NaN or Inf in {len(bad)} tensors: {', '.join(bad[:5])}{', …' if len(bad) > 5 else ''}.")
     return lines
@@ -263,12 +285,26 @@ def weights_for(side: Side, tensors: StateDict, naming_side: Side, *, model: str
 _FRAMEWORK: Mapping[Side, str] = {"torch": "PyTorch's", "paddle": "Paddle's"}
 
 
-def _finite(tensor: Array) -> bool:
+def _finite(tensor: Array, used: Progress) -> bool:
     if tensor.dtype.kind in "biu" or tensor.size == 0:
+        finite = True
+    elif tensor.nbytes <= PIECE:
+        finite = _all_finite(tensor)
+    else:
+        dtype = tensor.dtype.newbyteorder("=")
+        for piece in array_pieces(tensor):
+            if not _all_finite(np.frombuffer(piece, dtype)):
+                return False
+            used(len(piece))
         return True
-    if tensor.dtype.kind == "f":
+    used(tensor.nbytes)
+    return finite
+
+
+def _all_finite(values: Array) -> bool:
+    if values.dtype.kind == "f":
         # A sum is one pass without a temporary; an overflow to Inf only costs the exact test.
         with np.errstate(all="ignore"):
-            if np.isfinite(tensor.sum(dtype=np.float64 if tensor.itemsize == 8 else np.float32)):
+            if np.isfinite(values.sum(dtype=np.float64 if values.itemsize == 8 else np.float32)):
                 return True
-    return bool(np.isfinite(tensor.astype(np.float32)).all())
+    return bool(np.isfinite(values.astype(np.float32 if values.itemsize < 8 else np.float64)).all())

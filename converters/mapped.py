@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from stdc_parity.converters.errors import CheckpointError, shown
+from stdc_parity.converters.pieces import Progress, no_progress
 
 RELEASE = 64 << 20
 """Bytes that may stay in memory after they were read."""
@@ -26,10 +27,12 @@ def unpacked_limit(size: int) -> int:
 class Mapped:
     """What is open of one checkpoint: its file, and those that it is spread over or was unpacked into.
 
-    ``alone`` says that the checkpoint was in an archive, so that no files stand beside it.
+    ``alone`` says that the checkpoint was in an archive, so that no files stand beside it. ``watch`` is told how
+    many bytes were ``used``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Progress = no_progress) -> None:
+        self.watch = watch
         self.alone = False
         self.paths: list[Path] = []
         self.mappings: list[mmap.mmap] = []
@@ -72,6 +75,7 @@ class Mapped:
 
     def used(self, size: int) -> None:
         """Note that ``size`` bytes were read, and let go of them when there are many."""
+        self.watch(size)
         self._used += size
         if self._used >= RELEASE:
             self._used = 0

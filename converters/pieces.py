@@ -14,6 +14,17 @@ PIECE = 16 << 20
 
 Write = Callable[[Any], object]
 Progress = Callable[[int], object]
+Phases = Callable[[str, int], Progress]
+"""Begins a phase of a long work by its name and number of bytes; what it gives is told of bytes done."""
+
+
+def no_progress(_size: int) -> None:
+    """Progress that nobody watches."""
+
+
+def no_phases(_name: str, _size: int) -> Progress:
+    """Phases that nobody watches."""
+    return no_progress
 
 
 def array_pieces(array: Array) -> Iterator[memoryview]:

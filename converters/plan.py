@@ -23,6 +23,7 @@ from stdc_parity.converters.architecture import (
     paddle_shape,
 )
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
+from stdc_parity.converters.pieces import array_pieces
 from stdc_parity.converters.statedict import Array, StateDict
 
 Rule = Literal["copy", "transpose", "abs", "drop", "create"]
@@ -304,8 +305,8 @@ def same_bytes(a: Array, b: Array) -> bool:
         return False
     if a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides:
         return True
-    raw = f"V{a.dtype.itemsize}"
-    return np.ascontiguousarray(a).view(raw).tobytes() == np.ascontiguousarray(b).view(raw).tobytes()
+    pairs = zip(array_pieces(a), array_pieces(b), strict=True)
+    return all(np.array_equal(np.frombuffer(x, np.uint8), np.frombuffer(y, np.uint8)) for x, y in pairs)
 
 
 def _all_problems(problems: list[str], architecture: Architecture) -> CheckpointError:

@@ -9,12 +9,11 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.atomic import atomic_write
 from stdc_parity.converters.convert import Conversion, open_state_dict, remarks
 from stdc_parity.converters.errors import ParityError, shown
+from stdc_parity.converters.pieces import Phases, Progress, array_pieces, no_phases, no_progress
 from stdc_parity.converters.plan import Entry, choose_architecture, make_plan, recognise
 from stdc_parity.converters.statedict import Array
 
@@ -115,7 +114,9 @@ def _odd(state: Any, side: Side, recognised: bool) -> Iterator[str]:
     yield from remarks(state, plan)
 
 
-def write_certificate(conversion: Conversion, targets: Sequence[Path], path: Path, *, force: bool) -> None:
+def write_certificate(
+    conversion: Conversion, targets: Sequence[Path], path: Path, *, force: bool, phases: Phases = no_phases
+) -> None:
     """Write the account of a conversion as JSON; `targets` are the files written, none in a dry run.
 
     It has every key with its rule, shapes and the sha256 of its C-ordered little-endian bytes before and
@@ -123,7 +124,8 @@ def write_certificate(conversion: Conversion, targets: Sequence[Path], path: Pat
     """
     from concurrent.futures import ThreadPoolExecutor  # here, as other commands need not wait for it
 
-    sources = conversion.contents.files
+    sources, mapped = conversion.contents.files, conversion.contents.mapped
+    mapped.watch = phases("hashing", sum(tensor.nbytes for tensor in conversion.state.tensors.values()))
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
         hashing = pool.map(_file_account, (*sources, *targets))
         from importlib.metadata import version
@@ -162,9 +164,10 @@ def _json_lines(account: Mapping[str, Any]) -> str:
 
 
 def _entry_account(entry: Entry, conversion: Conversion, digests: Digests) -> dict[str, Any]:
+    used = conversion.contents.mapped.used
     before = conversion.state.tensors.get(entry.source or "")
     after = conversion.tensors.get(entry.target or "")
-    digest = None if before is None else _sha256_once(before, digests)
+    digest = None if before is None else _sha256_once(before, digests, used)
     same = entry.rule == "copy" and before is not None and after is not None and before.dtype == after.dtype
     return {
         "source": entry.source and conversion.state.original.get(entry.source, entry.source),
@@ -176,23 +179,26 @@ def _entry_account(entry: Entry, conversion: Conversion, digests: Digests) -> di
         "source_shape": entry.source_shape,
         "target_shape": entry.target_shape,
         "source_sha256": digest,
-        "target_sha256": digest if same else None if after is None else sha256(after),
+        "target_sha256": digest if same else None if after is None else sha256(after, used),
     }
 
 
-def _sha256_once(tensor: Array, digests: Digests) -> str:
+def _sha256_once(tensor: Array, digests: Digests, used: Progress) -> str:
     """The hash of a tensor's values; aliases view the same bytes, which are hashed once."""
     view = tensor.__array_interface__
     key = (view["data"], view["strides"], view["shape"], tensor.dtype)
     if key not in digests:
-        digests[key] = sha256(tensor)
+        digests[key] = sha256(tensor, used)
     return digests[key]
 
 
-def sha256(tensor: Array) -> str:
-    """The hash of a tensor's values: its C-ordered little-endian bytes, without shape or dtype."""
-    native = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
-    return hashlib.sha256(np.ascontiguousarray(native).reshape(-1).view(np.uint8).data).hexdigest()
+def sha256(tensor: Array, used: Progress = no_progress) -> str:
+    """The hash of a tensor's values: its C-ordered bytes, without shape or dtype."""
+    digest = hashlib.sha256()
+    for piece in array_pieces(tensor):
+        digest.update(piece)
+        used(len(piece))
+    return digest.hexdigest()
 
 
 def _file_account(path: Path) -> dict[str, Any]:
