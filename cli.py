@@ -200,12 +200,14 @@ def _convert(
     targets: list[Path] = []
     with _progress() as phases:
         conversion = plan_conversion(source, to, phases=phases, **planning)
+        hashing = report.begin_hashing(conversion) if certificate is not None else None
         if not options["dry_run"]:
+            following = {"follow": hashing.follow} if hashing else {}
             targets = write_conversion(
-                conversion, target, force=force, wrap=wrap, shard_size=shard_size, phases=phases
+                conversion, target, force=force, wrap=wrap, shard_size=shard_size, phases=phases, **following
             )
-        if certificate is not None:
-            report.write_certificate(conversion, targets, certificate, force=force, phases=phases)
+        if certificate is not None and hashing is not None:
+            report.write_certificate(conversion, targets, certificate, hashing, force=force)
     if options["dry_run"]:
         click.echo("\n".join(report.plan_lines(conversion)))
     click.echo("\n".join(report.summary_lines(conversion, targets)))

@@ -11,20 +11,10 @@ from collections.abc import Iterator, Mapping
 
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
 from stdc_parity.converters.mapped import Mapped, unpacked_limit
-from stdc_parity.converters.sniffing import SHARDS, sniff_bytes
+from stdc_parity.converters.sniffing import SHARDS, is_gzip, is_tar, sniff_bytes
 from stdc_parity.converters.tar_read import CUT, MAX_MEMBERS, tar_members
 
 _IN, _OUT = 256 << 10, 4 << 20
-
-
-def is_gzip(data: memoryview) -> bool:
-    """Whether these are the bytes of a gzip file."""
-    return bytes(data[:2]) == b"\x1f\x8b"
-
-
-def is_tar(data: memoryview) -> bool:
-    """Whether these are the bytes of a tar."""
-    return bytes(data[257:262]) == b"ustar"
 
 
 def unwrap(data: memoryview, mapped: Mapped, member: str | None = None) -> tuple[memoryview, str]:

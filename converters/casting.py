@@ -12,7 +12,7 @@ import numpy as np
 from stdc_parity.converters.errors import shown
 from stdc_parity.converters.mapped import Mapped
 from stdc_parity.converters.pickle_values import Array, bfloat16
-from stdc_parity.converters.pieces import array_pieces
+from stdc_parity.converters.pieces import array_pieces, memory_of
 
 DTYPES = ("float16", "bfloat16", "float32")
 _MAX_NAMED = 5
@@ -64,7 +64,7 @@ def cast_tensors(tensors: Mapping[str, Array], dtype: str, mapped: Mapped) -> tu
     """
     target = bfloat16() if dtype == "bfloat16" else np.dtype(dtype)
     loss = Loss(dtype)
-    keys = {name: _memory(array) for name, array in tensors.items() if _is_cast(array, target)}
+    keys = {name: memory_of(array) for name, array in tensors.items() if _is_cast(array, target)}
     firsts: dict[Hashable, str] = {}
     for name, key in keys.items():
         firsts.setdefault(key, name)
@@ -83,11 +83,6 @@ def cast_tensors(tensors: Mapping[str, Array], dtype: str, mapped: Mapped) -> tu
 
 def _is_cast(array: Array, target: np.dtype[Any]) -> bool:
     return (array.dtype.kind == "f" or array.dtype.name == "bfloat16") and array.dtype != target
-
-
-def _memory(array: Array) -> Hashable:
-    """The memory that an array views; two names of it stay one storage."""
-    return array.__array_interface__["data"][0], array.shape, array.strides, array.dtype.name
 
 
 def _cast(name: str, array: Array, target: np.dtype[Any], loss: Loss, mapped: Mapped) -> Iterator[memoryview]:

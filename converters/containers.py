@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from stdc_parity.converters.atomic import atomic_write
+from stdc_parity.converters.atomic import Follow, atomic_write, not_followed
 from stdc_parity.converters.errors import CheckpointError, shown
 from stdc_parity.converters.mapped import Mapped
 from stdc_parity.converters.pickle_values import Array
@@ -27,6 +27,8 @@ from stdc_parity.converters.sniffing import (
     TORCH_LEGACY,
     TORCH_TAR,
     TORCH_ZIP,
+    is_gzip,
+    is_tar,
     sniff_bytes,
 )
 
@@ -74,11 +76,11 @@ def sniff(path: PathLike) -> str:
 
 
 def _open(mapped: Mapped, path: PathLike, member: str | None) -> tuple[memoryview, str]:
-    from stdc_parity.converters import archives
-
     data = mapped.open(path)
-    if archives.is_gzip(data) or archives.is_tar(data) or member is not None:
-        return archives.unwrap(data, mapped, member)
+    if is_gzip(data) or is_tar(data) or member is not None:
+        from stdc_parity.converters.archives import unwrap
+
+        return unwrap(data, mapped, member)
     return data, ""
 
 
@@ -176,16 +178,17 @@ def write_paddle(
     source: PathLike | None = None,
     batches: Mapping[str, int] | None = None,
     progress: Progress | None = None,
+    follow: Follow = not_followed,
 ) -> None:
     """Write ``tensors`` as a .pdparams for ``paddle.load``, atomically.
 
     ``batches`` go behind the end of what ``paddle.load`` reads. ``progress`` is told the size of each
-    piece written. Raises UsageError if ``path`` may not be written (see ``atomic_write``) and
+    piece written, ``follow`` of the file. Raises UsageError if ``path`` may not be written (see ``atomic_write``) and
     CheckpointError for a dtype that Paddle does not have.
     """
     from stdc_parity.converters.paddle_pickle import write_paddle_pickle
 
-    with atomic_write(path, force=force, source=source) as file:
+    with atomic_write(path, force=force, source=source, follow=follow) as file:
         write_paddle_pickle(file.write, tensors, batches, progress)
 
 
@@ -197,6 +200,7 @@ def write_torch(
     source: PathLike | None = None,
     wrap: str | None = None,
     progress: Progress | None = None,
+    follow: Follow = not_followed,
 ) -> None:
     """Write ``tensors`` as an OrderedDict for ``torch.load(weights_only=True)``, atomically.
 
@@ -206,7 +210,7 @@ def write_torch(
     from stdc_parity.converters.torch_write import write_torch_zip
 
     state = OrderedDict(tensors)
-    with atomic_write(path, force=force, source=source) as file:
+    with atomic_write(path, force=force, source=source, follow=follow) as file:
         write_torch_zip(file.write, state if wrap is None else {wrap: state}, progress)
 
 
@@ -220,6 +224,7 @@ def write_safetensors(
     batches: Mapping[str, int] | None = None,
     shard_size: int | None = None,
     progress: Progress | None = None,
+    follow: Follow = not_followed,
 ) -> list[Path]:
     """Write ``tensors`` as .safetensors, atomically; gives the files that were written, ``path`` or an index first.
 
@@ -232,8 +237,8 @@ def write_safetensors(
     metadata = metadata_of(format, batches)
     shards = split_shards(tensors, shard_size)
     if len(shards) > 1:
-        return write_shards(Path(path), shards, metadata, force, source, progress)
-    with atomic_write(path, force=force, source=source) as file:
+        return write_shards(Path(path), shards, metadata, force, source, progress, follow)
+    with atomic_write(path, force=force, source=source, follow=follow) as file:
         write_safetensors(file.write, tensors, metadata, progress)
     return [Path(path)]
 
@@ -245,11 +250,12 @@ def write_npz(
     force: bool = False,
     source: PathLike | None = None,
     progress: Progress | None = None,
+    follow: Follow = not_followed,
 ) -> None:
     """Write ``tensors`` as .npz for ``numpy.load``, atomically. Raises as ``write_paddle`` does."""
     from stdc_parity.converters.npz_file import write_npz
 
-    with atomic_write(path, force=force, source=source) as file:
+    with atomic_write(path, force=force, source=source, follow=follow) as file:
         write_npz(file.write, tensors, progress)
 
 

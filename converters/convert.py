@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stdc_parity.converters.architecture import Architecture, Side
+from stdc_parity.converters.atomic import Follow, not_followed
 from stdc_parity.converters.containers import (
     Contents,
     read_container,
@@ -169,6 +171,7 @@ def write_conversion(
     wrap: str | None = None,
     shard_size: int | None = None,
     phases: Phases = no_phases,
+    follow: Follow = not_followed,
 ) -> list[Path]:
     """Write the target in one step, and give the files it is in.
 
@@ -181,7 +184,7 @@ def write_conversion(
     mapped.watch = phases("writing", sum(tensor.nbytes for tensor in conversion.tensors.values()))
     return write_target(
         target, conversion.tensors, conversion.target_side, conversion.batches, force, conversion.source, wrap,
-        shard_size, mapped.used,
+        shard_size, mapped.used, follow,
     )  # fmt: skip
 
 
@@ -204,6 +207,7 @@ def write_target(
     wrap: str | None = None,
     shard_size: int | None = None,
     progress: Progress = no_progress,
+    follow: Follow = not_followed,
 ) -> list[Path]:
     """Write `tensors`, which have `side`'s names; see `write_conversion`."""
     check_options(target, wrap, shard_size)
@@ -212,13 +216,18 @@ def write_target(
         return write_safetensors(
             target, tensors, force=force, source=source, format=FORMAT[side],
             batches=batches if side == "paddle" else None, shard_size=shard_size, progress=progress,
+            follow=follow,
         )  # fmt: skip
     if suffix == ".npz":
-        write_npz(target, tensors, force=force, source=source, progress=progress)
+        write_npz(target, tensors, force=force, source=source, progress=progress, follow=follow)
     elif side == "paddle":
-        write_paddle(target, tensors, force=force, source=source, batches=batches, progress=progress)
+        write_paddle(
+            target, tensors, force=force, source=source, batches=batches, progress=progress, follow=follow
+        )
     else:
-        write_torch(target, tensors, force=force, source=source, wrap=wrap, progress=progress)
+        write_torch(
+            target, tensors, force=force, source=source, wrap=wrap, progress=progress, follow=follow
+        )
     return [target]
 
 
@@ -242,7 +251,8 @@ def remarks(state: StateDict, plan: Plan, used: Progress = no_progress) -> list[
             f"Taken from {shown(state.where) or 'the top'}; the file also has state dicts under "
             f"{', '.join(others[:10])}{', …' if len(others) > 10 else ''} (--key)."
         )
-    bad = [shown(name) for name, tensor in state.tensors.items() if not _finite(tensor, used)]
+    with np.errstate(all="ignore"):
+        bad = [shown(name) for name, tensor in state.tensors.items() if not _finite(tensor, used)]
     if bad:
         lines.append(f"NaN or Inf in {len(bad)} tensors: {', '.join(bad[:5])}{', …' if len(bad) > 5 else ''}.")
     return lines
@@ -302,9 +312,8 @@ def _finite(tensor: Array, used: Progress) -> bool:
 
 
 def _all_finite(values: Array) -> bool:
-    if values.dtype.kind == "f":
-        # A sum is one pass without a temporary; an overflow to Inf only costs the exact test.
-        with np.errstate(all="ignore"):
-            if np.isfinite(values.sum(dtype=np.float64 if values.itemsize == 8 else np.float32)):
-                return True
-    return bool(np.isfinite(values.astype(np.float32 if values.itemsize < 8 else np.float64)).all())
+    wide = np.float64 if values.itemsize == 8 else np.float32
+    # A sum is one pass without a temporary; an overflow to Inf only costs the exact test.
+    if values.dtype.kind == "f" and isfinite(values.sum(dtype=wide)):
+        return True
+    return bool(np.isfinite(values.astype(wide)).all())

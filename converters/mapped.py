@@ -13,6 +13,8 @@ from stdc_parity.converters.pieces import Progress, no_progress
 
 RELEASE = 64 << 20
 """Bytes that may stay in memory after they were read."""
+KEEP = 16 << 20
+"""Bytes made here that are kept in memory and not in a file."""
 MAX_RATIO = 20
 """How many times larger than the file its unpacked content may be (weights shrink by a tenth)."""
 MAX_SLACK = 64 << 20
@@ -71,11 +73,15 @@ class Mapped:
 
     def keep(self, chunks: Iterable[bytes | memoryview], size: int) -> memoryview:
         """What ``chunks`` give, ``size`` bytes: in memory if they are few, else as ``unpack`` does."""
-        return memoryview(b"".join(chunks)) if size <= RELEASE else self.unpack(chunks)
+        return memoryview(b"".join(chunks)) if size <= KEEP else self.unpack(chunks)
 
     def used(self, size: int) -> None:
         """Note that ``size`` bytes were read, and let go of them when there are many."""
         self.watch(size)
+        self.passed(size)
+
+    def passed(self, size: int) -> None:
+        """``used`` for work beside that which is watched."""
         self._used += size
         if self._used >= RELEASE:
             self._used = 0

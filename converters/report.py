@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -13,16 +12,12 @@ from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.atomic import atomic_write
 from stdc_parity.converters.convert import Conversion, open_state_dict, remarks
 from stdc_parity.converters.errors import ParityError, shown
-from stdc_parity.converters.pieces import Phases, Progress, array_pieces, no_phases, no_progress
+from stdc_parity.converters.hashing import Hashing
+from stdc_parity.converters.pieces import memory_of
 from stdc_parity.converters.plan import Entry, choose_architecture, make_plan, recognise
-from stdc_parity.converters.statedict import Array
+from stdc_parity.converters.version import VERSION
 
 CERTIFICATE_SCHEMA = 1
-HASH_CHUNK = 1 << 18
-"""Bytes of a file hashed at a time: they then stay in the processor's cache."""
-
-Digests = dict[Hashable, str]
-"""Hashes of tensors by the memory that they view."""
 
 
 def summary_lines(conversion: Conversion, targets: Sequence[Path]) -> Iterator[str]:
@@ -114,35 +109,33 @@ def _odd(state: Any, side: Side, recognised: bool) -> Iterator[str]:
     yield from remarks(state, plan)
 
 
+def begin_hashing(conversion: Conversion) -> Hashing:
+    """Begin to hash what a certificate of `conversion` needs; its `follow` is for `write_conversion`."""
+    tensors = (*conversion.state.tensors.values(), *conversion.tensors.values())
+    contents = conversion.contents
+    return Hashing(contents.files, {memory_of(tensor): tensor for tensor in tensors}, contents.mapped.passed)
+
+
 def write_certificate(
-    conversion: Conversion, targets: Sequence[Path], path: Path, *, force: bool, phases: Phases = no_phases
+    conversion: Conversion, targets: Sequence[Path], path: Path, hashing: Hashing, *, force: bool
 ) -> None:
     """Write the account of a conversion as JSON; `targets` are the files written, none in a dry run.
 
     It has every key with its rule, shapes and the sha256 of its C-ordered little-endian bytes before and
     after, and the hashes of all files. Raises UsageError if `path` may not be written.
     """
-    from concurrent.futures import ThreadPoolExecutor  # here, as other commands need not wait for it
-
-    sources, mapped = conversion.contents.files, conversion.contents.mapped
-    mapped.watch = phases("hashing", sum(tensor.nbytes for tensor in conversion.state.tensors.values()))
-    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        hashing = pool.map(_file_account, (*sources, *targets))
-        from importlib.metadata import version
-
-        digests: Digests = {}
-        entries = [_entry_account(entry, conversion, digests) for entry in conversion.plan.entries]
-        files = list(hashing)
+    digests = hashing.tensors()
+    entries = [_entry_account(entry, conversion, digests) for entry in conversion.plan.entries]
     account = {
         "schema_version": CERTIFICATE_SCHEMA,
-        "tool": f"stdc-parity {version('stdc-parity')}",
+        "tool": f"stdc-parity {VERSION}",
         "direction": f"{conversion.plan.source_side}2{conversion.target_side}",
         "architecture": {"name": conversion.plan.architecture.name, **conversion.plan.architecture.facts},
         "inplace_abn": conversion.plan.abn,
-        "source": _files_account(files[: len(sources)])
+        "source": _files_account(hashing.sources())
         | ({"member": conversion.contents.member} if conversion.contents.member else {})
         | {"container": conversion.contents.container, "state_dict": conversion.state.where},
-        "target": _files_account(files[len(sources) :]) if targets else None,
+        "target": _files_account([hashing.target(each) for each in targets]) if targets else None,
         "entries": entries,
         "batches": dict(conversion.batches),
         "dtype": None if conversion.loss is None else conversion.loss.account(),
@@ -163,12 +156,9 @@ def _json_lines(account: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _entry_account(entry: Entry, conversion: Conversion, digests: Digests) -> dict[str, Any]:
-    used = conversion.contents.mapped.used
+def _entry_account(entry: Entry, conversion: Conversion, digests: Mapping[Hashable, str]) -> dict[str, Any]:
     before = conversion.state.tensors.get(entry.source or "")
     after = conversion.tensors.get(entry.target or "")
-    digest = None if before is None else _sha256_once(before, digests, used)
-    same = entry.rule == "copy" and before is not None and after is not None and before.dtype == after.dtype
     return {
         "source": entry.source and conversion.state.original.get(entry.source, entry.source),
         "target": entry.target,
@@ -178,35 +168,9 @@ def _entry_account(entry: Entry, conversion: Conversion, digests: Digests) -> di
         "target_dtype": None if after is None else after.dtype.name,
         "source_shape": entry.source_shape,
         "target_shape": entry.target_shape,
-        "source_sha256": digest,
-        "target_sha256": digest if same else None if after is None else sha256(after, used),
+        "source_sha256": None if before is None else digests[memory_of(before)],
+        "target_sha256": None if after is None else digests[memory_of(after)],
     }
-
-
-def _sha256_once(tensor: Array, digests: Digests, used: Progress) -> str:
-    """The hash of a tensor's values; aliases view the same bytes, which are hashed once."""
-    view = tensor.__array_interface__
-    key = (view["data"], view["strides"], view["shape"], tensor.dtype)
-    if key not in digests:
-        digests[key] = sha256(tensor, used)
-    return digests[key]
-
-
-def sha256(tensor: Array, used: Progress = no_progress) -> str:
-    """The hash of a tensor's values: its C-ordered bytes, without shape or dtype."""
-    digest = hashlib.sha256()
-    for piece in array_pieces(tensor):
-        digest.update(piece)
-        used(len(piece))
-    return digest.hexdigest()
-
-
-def _file_account(path: Path) -> dict[str, Any]:
-    digest, chunk = hashlib.sha256(), bytearray(HASH_CHUNK)
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(chunk):
-            digest.update(memoryview(chunk)[:size])
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
 def _files_account(files: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from stdc_parity.converters.atomic import atomic_write, check_target
+from stdc_parity.converters.atomic import Follow, atomic_write, check_target, not_followed
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
 from stdc_parity.converters.mapped import Mapped
 from stdc_parity.converters.pickle_values import Array
@@ -101,6 +101,7 @@ def write_shards(
     force: bool,
     source: str | os.PathLike[str] | None,
     progress: Progress | None = None,
+    follow: Follow = not_followed,
 ) -> list[Path]:
     """Write each of ``shards`` beside ``path`` and the index; gives the paths, the index first.
 
@@ -120,7 +121,7 @@ def write_shards(
 
     @contextmanager
     def write(each: Path) -> Iterator[BinaryIO]:
-        with atomic_write(each, force=force, source=source) as file:
+        with atomic_write(each, force=force, source=source, follow=follow) as file:
             yield file
         published.append(each)
 

@@ -35,6 +35,16 @@ _FIRST_BLOCK = b"\x08\0\x10" + b"\xff" * 9 + b"\1"
 """A program's first block in framework.proto: index 0, parent -1."""
 
 
+def is_gzip(data: memoryview) -> bool:
+    """Whether these are the bytes of a gzip file."""
+    return bytes(data[:2]) == b"\x1f\x8b"
+
+
+def is_tar(data: memoryview) -> bool:
+    """Whether these are the bytes of a tar."""
+    return bytes(data[257:262]) == b"ustar"
+
+
 def sniff_bytes(data: memoryview) -> str:
     """The container of a file with these bytes; raises CheckpointError if it is none that is read."""
     from stdc_parity.converters.torch_legacy import is_legacy
@@ -45,7 +55,7 @@ def sniff_bytes(data: memoryview) -> str:
         return NPZ if bytes(name).endswith(b".npy") else TORCH_ZIP
     if is_legacy(head):
         return TORCH_LEGACY
-    if head[257:262] == b"ustar":
+    if is_tar(data):
         return TORCH_TAR  # other tars are opened before
     if head[:1] == b"\x80" and head[1:2] and head[1] <= 5:
         return PADDLE_PICKLE

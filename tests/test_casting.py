@@ -68,7 +68,7 @@ def test_rounding_is_torchs_and_the_loss_is_told(source, target):
 
 
 def test_large_tensors_go_through_a_file_and_shared_ones_stay_shared(monkeypatch):
-    monkeypatch.setattr(mapping, "RELEASE", 1000)
+    monkeypatch.setattr(mapping, "KEEP", 1000)
     large = np.random.default_rng(0).random((3, PIECE // 8), dtype=np.float32)
     mapped = Mapped()
     result, loss = cast_tensors({"a": large, "b": large, "c": large.T}, "float16", mapped)
