@@ -2,7 +2,7 @@
 
     python benchmarks/any_size.py [--gigabytes 1] [--folder /tmp] [--keys 100000]
 
-Makes an stdcnet813 so wide that its checkpoint has the wanted size (8 GB: base 1040, an fc.weight of 1.1 GB, which
+Makes an stdcnet813 so wide that its checkpoint has the wanted size (8 GB: base 1056, an fc.weight of 1.1 GB, which
 is transposed), as torch writes it, and a tenth and a hundredth of it. Then takes turns, as whole processes on one
 disk, between cp followed by sha256sum and conversions: to Paddle, with a certificate, back to PyTorch, to shards
 of safetensors. Last come checkpoints of many keys with 25 values each, written and read by every container.
@@ -30,7 +30,7 @@ def make(path: Path, gigabytes: float) -> None:
     from stdc_parity.converters import stdc
     from stdc_parity.converters.containers import write_torch
 
-    base = max(16, round(1024 * (gigabytes / 7.75) ** 0.5 / 16) * 16)
+    base = max(16, round(1024 * (gigabytes / 7.55) ** 0.5 / 16) * 16)
     specs = stdc.architecture("stdcnet813", base=base).tensors
     sizes = {name: int(np.prod(spec.shape)) for name, spec in specs.items()}
     noise = np.random.default_rng(0).standard_normal(max(sizes.values()) + len(sizes), np.float32)
