@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
 from io import TextIOWrapper
 from pathlib import Path
+from time import monotonic
 from typing import Any, NoReturn
 
 import click
@@ -45,6 +46,22 @@ def convert() -> None:
     """Move checkpoints between PyTorch and Paddle: every key accounted for, nothing in a file ever executed."""
 
 
+class Bytes(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes, such as 2GB, 500MB or 4GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse it; a number stays as it is."""
+        text = str(value).strip().lower()
+        number = text.rstrip("bgikm")
+        units = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+        unit = units.get(text[len(number) :])
+        if unit is None or not number.strip().isdecimal() or not 0 < int(number) * unit < 1 << 60:
+            self.fail(f"{value!r} is no size, such as 2GB or 500MB", param, ctx)
+        return int(number) * unit
+
+
 def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.argument("source", metavar="SRC", type=click.Path(path_type=Path)),
@@ -53,10 +70,22 @@ def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--key", metavar="PATH", help="Where the state dict is in the file (ema, checkpoint.model, …)."
         ),
+        click.option("--member", metavar="NAME", help="Which file of a tar it is, if it holds several checkpoints."),
         click.option("--dry-run", is_flag=True, help="Print the plan, a line a key, and write nothing."),
         click.option("--force", is_flag=True, help="Replace DST if it exists."),
         click.option(
             "--prove", is_flag=True, help="Then run both networks forward, each with its file (needs both)."
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["float16", "bfloat16", "float32"]),
+            help="Round floating-point tensors to it, and say what that loses; they are copied as they are else.",
+        ),
+        click.option(
+            "--shard-size",
+            metavar="SIZE",
+            type=Bytes(),
+            help="Spread a .safetensors DST over files of at most SIZE (2GB, 500MB), with an index.",
         ),
         click.option(
             "--certificate",
@@ -102,7 +131,9 @@ _wrap_option = click.option(
 @_abn_option
 @fails_clearly
 def torch2paddle(source: Path, target: Path | None, abn: Any, layout: str | None, **options: Any) -> None:
-    """Convert a PyTorch checkpoint (.tar, .pth, …) into a .pdparams.
+    """Convert a PyTorch checkpoint (.tar, .pth, .safetensors, .npz, …) into a .pdparams.
+
+    DST may end in .safetensors or .npz instead, and then is that, with Paddle's names.
 
     \b
     Example: stdc-convert torch2paddle STDCNet1446_76.47.tar
@@ -120,7 +151,9 @@ def torch2paddle(source: Path, target: Path | None, abn: Any, layout: str | None
 def paddle2torch(
     source: Path, target: Path | None, aliases: bool, layout: str | None, wrap: str | None, **options: Any
 ) -> None:
-    """Convert a .pdparams into a PyTorch checkpoint.
+    """Convert a Paddle checkpoint (.pdparams, .safetensors, .npz) into a PyTorch one.
+
+    DST may end in .safetensors or .npz, and then is that, with PyTorch's names.
 
     \b
     Example: stdc-convert paddle2torch STDCNet1446_76.47.pdparams --wrap state_dict
@@ -159,6 +192,37 @@ def relayout(
     _convert(source, target, None, {"layout": layout, "abn": abn, "aliases": aliases}, options, wrap)
 
 
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], Callable[[int], object]]]:
+    """Phases that show a bar of bytes on a terminal once a second has gone by, and nothing elsewhere."""
+    start, bars = monotonic(), ExitStack()
+    shown: list[Any] = []
+
+    def begin(name: str, size: int) -> Callable[[int], object]:
+        done, task = 0, None
+
+        def advance(more: int) -> None:
+            nonlocal done, task
+            done += more
+            if not sys.stderr.isatty() or monotonic() - start < 1:
+                return
+            if not shown:
+                from rich.console import Console
+                from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+                columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+                console = Console(stderr=True)
+                shown.append(bars.enter_context(Progress(*columns, console=console, transient=True)))
+            if task is None:
+                task = shown[0].add_task(name, total=max(size, 1))
+            shown[0].update(task, completed=min(done, size))
+
+        return advance
+
+    with bars:
+        yield begin
+
+
 def _convert(
     source: Path,
     target: Path | None,
@@ -170,6 +234,7 @@ def _convert(
     from stdc_parity.converters import report
     from stdc_parity.converters.atomic import check_target
     from stdc_parity.converters.convert import (
+        check_options,
         choose_target,
         default_target,
         plan_conversion,
@@ -182,7 +247,8 @@ def _convert(
     if wrap is not None and layout.side == "paddle":
         raise click.UsageError(f"--wrap: {layout.name} is a layout of Paddle, whose files have no wrapper.")
     target = target or default_target(source, layout.side, "" if to else layout.name)
-    certificate, force = options["certificate"], options["force"]
+    certificate, force, shard_size = options["certificate"], options["force"], options["shard_size"]
+    check_options(target, wrap, shard_size)
     if not options["dry_run"]:
         check_target(target, force=force, source=source)
     if certificate is not None:
@@ -191,17 +257,21 @@ def _convert(
             raise click.UsageError("DST and --certificate name the same file.")
         if not file.parent.is_dir():
             raise click.UsageError("--certificate: its folder does not exist.")
-    conversion = plan_conversion(
-        source, to, target=layout, model=options["model"], key=options["key"],
-        drop_nonzero_bias=options["drop_nonzero_bias"], **planning,
-    )  # fmt: skip
+    planning |= {name: options[name] for name in ("model", "key", "member", "dtype", "drop_nonzero_bias")}
+    targets: list[Path] = []
+    with _progress() as phases:
+        conversion = plan_conversion(source, to, target=layout, phases=phases, **planning)
+        hashing = report.begin_hashing(conversion) if certificate is not None else None
+        if not options["dry_run"]:
+            following = {"follow": hashing.follow} if hashing else {}
+            targets = write_conversion(
+                conversion, target, force=force, wrap=wrap, shard_size=shard_size, phases=phases, **following
+            )
+        if certificate is not None and hashing is not None:
+            report.write_certificate(conversion, targets, certificate, hashing, force=force)
     if options["dry_run"]:
         click.echo("\n".join(report.plan_lines(conversion)))
-    else:
-        write_conversion(conversion, target, force=force, wrap=wrap)
-    if certificate is not None:
-        report.write_certificate(conversion, None if options["dry_run"] else target, certificate, force=force)
-    click.echo("\n".join(report.summary_lines(conversion, None if options["dry_run"] else target)))
+    click.echo("\n".join(report.summary_lines(conversion, targets)))
     if options["prove"]:
         _prove(source, options["key"], target)
 
@@ -221,9 +291,10 @@ def _prove(source: Path, key: str | None, target: Path) -> None:
 @convert.command(context_settings=SETTINGS)
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.option("--key", metavar="PATH", help="Where the state dict is in the file (ema, checkpoint.model, …).")
+@click.option("--member", metavar="NAME", help="Which file of a tar, if it holds several checkpoints.")
 @click.option("--keys", is_flag=True, help="List every tensor: name, shape, dtype.")
 @fails_clearly
-def inspect(source: Path, key: str | None, keys: bool) -> None:
+def inspect(source: Path, key: str | None, member: str | None, keys: bool) -> None:
     """Say what a checkpoint is: container, where its state dict is, architecture, counts, anything odd.
 
     \b
@@ -231,7 +302,7 @@ def inspect(source: Path, key: str | None, keys: bool) -> None:
     """
     from stdc_parity.converters import report
 
-    click.echo("\n".join(report.inspect_lines(source, key, list_keys=keys)))
+    click.echo("\n".join(report.inspect_lines(source, key, member, list_keys=keys)))
 
 
 @convert.command(context_settings=SETTINGS)

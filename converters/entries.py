@@ -10,6 +10,7 @@ import numpy as np
 
 from stdc_parity.converters.architecture import Architecture, Kind, Side, TensorSpec, paddle_name
 from stdc_parity.converters.layout import Layout, Place, find_reason, places, why_absent, with_biases
+from stdc_parity.converters.pieces import array_pieces
 from stdc_parity.converters.statedict import Array
 
 Rule = Literal["copy", "transpose", "abs", "pair", "unpair", "drop", "create"]
@@ -239,5 +240,5 @@ def same_bytes(a: Array, b: Array) -> bool:
         return False
     if a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides:
         return True
-    raw = f"V{a.dtype.itemsize}"
-    return np.ascontiguousarray(a).view(raw).tobytes() == np.ascontiguousarray(b).view(raw).tobytes()
+    pairs = zip(array_pieces(a), array_pieces(b), strict=True)
+    return all(np.array_equal(np.frombuffer(x, np.uint8), np.frombuffer(y, np.uint8)) for x, y in pairs)

@@ -10,7 +10,7 @@ from typing import Any
 
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.atomic import atomic_write
-from stdc_parity.converters.containers import PADDLE_PICKLE, read_container
+from stdc_parity.converters.containers import read_container
 from stdc_parity.converters.convert import other
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
 from stdc_parity.converters.opened import open_checkpoint
@@ -26,6 +26,7 @@ from stdc_parity.converters.optimizer_state import (
 from stdc_parity.converters.paddle_pickle import NAME_TABLE, PADDLE, write_paddle_object
 from stdc_parity.converters.pickle_vm import load
 from stdc_parity.converters.plan import torch_name
+from stdc_parity.converters.sniffing import PADDLE_PICKLE
 from stdc_parity.converters.torch_write import write_torch_zip
 
 MAX_ORDER_BYTES = 64 << 20

@@ -16,7 +16,8 @@ from stdc_parity.converters.pickle_machine import refusal
 from stdc_parity.converters.pickle_table import PLAIN
 from stdc_parity.converters.pickle_values import Array, bfloat16, checked_shape, settle
 from stdc_parity.converters.pickle_vm import Global, Table, load
-from stdc_parity.converters.pickle_write import PickleWriter, Progress, Write, array_bytes, write_chunks
+from stdc_parity.converters.pickle_write import PickleWriter
+from stdc_parity.converters.pieces import Progress, Write, write_array
 
 NAME_TABLE = "StructuredToParameterName@@"
 SPLIT_TABLE = "UnpackBigParamInfor@@"
@@ -142,8 +143,6 @@ def write_paddle_object(write: Write, root: dict[str, Any]) -> None:
 
 
 def _write_array(pickle: PickleWriter, array: Array, progress: Progress | None) -> None:
-    data = array_bytes(array)
-
     def empty_shape() -> None:
         pickle.tuple(0)
 
@@ -159,8 +158,8 @@ def _write_array(pickle: PickleWriter, array: Array, progress: Progress | None) 
     pickle.tuple(*array.shape)
     _write_dtype(pickle, array)
     pickle.write(b"\x89")
-    pickle.bytes_header(len(data))
-    write_chunks(pickle.write, data, progress)
+    pickle.bytes_header(array.nbytes)
+    write_array(pickle.write, array, progress)
     pickle.write(b"tb")
 
 

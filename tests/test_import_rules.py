@@ -11,6 +11,7 @@ import pytest
 
 import stdc_parity.cli
 from stdc_parity.converters import stdc
+from stdc_parity.converters.version import VERSION
 from stdc_parity.fixtures.samples import write_sample
 
 ROOT = Path(stdc_parity.cli.__file__).parent
@@ -196,3 +197,7 @@ def test_no_network_is_known_by_name_outside_its_own_files():
             assert named_networks(path) <= allowed, path
     for path in KNOW_STDC:
         assert named_networks(ROOT / path), f"{path} needs no exception any more"
+
+
+def test_the_version_is_the_projects():
+    assert f'\nversion = "{VERSION}"\n' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
