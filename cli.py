@@ -554,7 +554,7 @@ STAGES = {
         "stdc-align train --steps 6 --dtype float64 --size 256x512",
     ),
     "all": (
-        "Climb the whole ladder, float64 included, and stop explaining at the first rung that fails.",
+        "Climb the whole ladder, float64 included, and name every fault, where none follows from another.",
         "stdc-align all --size 256x512 --report parity-report/",
     ),
 }
@@ -658,23 +658,40 @@ def compare(run: Path, other: Path | None, **options: Any) -> None:
 @align.command(context_settings=SETTINGS)
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--list", "listed", is_flag=True, help="Name the port bugs and what they are, and stop.")
+@click.option(
+    "--triples",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Plant N random triples instead, three bugs at once.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="What --triples are drawn from."
+)
 @click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write the score.")
 @fails_clearly
-def selftest(ids: tuple[str, ...], listed: bool, json_path: Path | None) -> None:
+def selftest(
+    ids: tuple[str, ...], listed: bool, triples: int | None, seed: int, json_path: Path | None
+) -> None:
     """Plant every known port bug (or those named), and print how many are found and named at the right place.
 
     \b
     Example: stdc-align selftest
+             stdc-align selftest --triples 100
     """
     from rich.console import Console
 
-    from stdc_parity.align import selftest as corpus
+    from stdc_parity.align import selftest as singles
+    from stdc_parity.align import triples as threes
 
     if listed:
-        click.echo("\n".join(corpus.listing(ids)))
+        click.echo("\n".join(singles.listing(ids)))
         return
+    if triples and ids:
+        raise click.UsageError("--triples draws its bugs itself; name none.")
+    score: Any
     with Console(stderr=True).status("both sides import their frameworks …") as status:
-        score = corpus.run(ids, status.update)
+        score = threes.run(triples, seed, status.update) if triples else singles.run(ids, status.update)
+    corpus: Any = threes if triples else singles
     if json_path is not None:
         corpus.write_json(score, json_path)
     click.echo("\n".join(corpus.describe(score)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from stdc_parity.align.arbiter import AGREED, arbitrate
@@ -12,10 +13,10 @@ from stdc_parity.align.judge import Tolerance, compare_records, failing
 from stdc_parity.align.judge_metric import judge_metric
 from stdc_parity.align.judge_train import judge_train
 from stdc_parity.align.ladder import CONTROL, Rung
-from stdc_parity.align.localise import blame
+from stdc_parity.align.localise import blame, own, uncalled
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record, load_record
-from stdc_parity.align.result import StageResult, Verdict
+from stdc_parity.align.result import Comparison, StageResult, Verdict
 from stdc_parity.align.stages import metric, train
 from stdc_parity.converters.architecture import Side
 
@@ -96,11 +97,57 @@ def ask_arbiter(
 
 
 def judge_isolated(
-    rung: Rung, result: StageResult, folders: Folders, dtype: str, pair: Pair, judging: Judging
+    rung: Rung,
+    result: StageResult,
+    folders: Folders,
+    dtype: str,
+    pair: Pair,
+    judging: Judging,
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> StageResult:
-    """`result` with the modules to blame, from the records of modules run one by one."""
-    double = dtype == "float64"
-    tolerance = Tolerance(AGREED) if double else judging.tolerance
+    """`result` with what is to blame, from the records of a rung's parts run one by one.
+
+    `known` are the modules that rungs before named, each with its rung: they are not blamed again. Of a
+    blocked rung these comparisons are the only ones, and left out where nothing new is found.
+    """
+    comparisons = _compare_parts(rung, folders, dtype, pair, judging)
+    if rung.modules:
+        blamed = blame(comparisons)
+        blamed += uncalled(result.comparisons, blamed)
+    else:
+        blamed = own(comparisons, rung.follows, by_place=rung.by_place)
+    result = set_apart(replace(result, blamed=blamed, isolated=True), known)
+    return replace(result, comparisons=comparisons) if result.blocked_by and result.blamed else result
+
+
+def set_apart(result: StageResult, known: Mapping[str, str]) -> StageResult:
+    """`result` without those to blame that follow from `known` modules, which are named as such."""
+    accounted = [(c, _accounts_for(c, known)) for c in result.blamed]
+    again = {path: known[path] for _, path in accounted if path is not None}
+    return replace(result, blamed=[c for c, path in accounted if path is None], again=again)
+
+
+def _accounts_for(comparison: Comparison, known: Mapping[str, str]) -> str | None:
+    """The known module that a difference is of: its own, its parameter's, or its statistics' within another."""
+    place, (_, leaves, within) = place_of(comparison), comparison.tap.partition(" leaves ")
+    inner = f"{comparison.path}.{within}".lstrip(".") if leaves else place
+    if place in known:
+        return place
+    parameter = leaves or comparison.kind in ("setting", "parameter", "momentum")
+    return next((path for path in known if parameter and inner.startswith(f"{path}.")), None)
+
+
+def _compare_parts(
+    rung: Rung, folders: Folders, dtype: str, pair: Pair, judging: Judging
+) -> list[Comparison]:
     reference, other = load_pair(folders, f"{rung.name}-isolated")
-    blamed = blame(compare_records(reference, other, tolerance, pair.floors if double else ()))
-    return replace(result, blamed=blamed, isolated=True)
+    if rung.stage == metric.STAGE:
+        return judge_metric(reference, other, judging.tolerance)[0]
+    if dtype == "float64" and rung.modules:
+        return compare_records(reference, other, Tolerance(AGREED), pair.floors)
+    return compare_records(reference, other, rung.rule or judging.tolerance)
+
+
+def place_of(comparison: Comparison) -> str:
+    """The dotted path of the module that a comparison is of; "network" is the network itself."""
+    return comparison.path or "network"

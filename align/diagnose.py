@@ -39,6 +39,7 @@ class Bench:
     spec: RunSpec
     pair: Pair
     judging: Judging
+    lent: Path | None = None
 
     def explain(self, result: StageResult) -> StageResult:
         """`result` with the causes of the first modules to blame."""
@@ -95,7 +96,8 @@ class Bench:
                 "of": self.calls, "reference": REFERENCE, "call": call, "values": values,
                 "edits": [edit.to_json() for edit in edits],
             }  # fmt: skip
-            self.processes[side].ask(job)
+            lent = {"lent": str(self.lent)} if self.lent is not None and side != REFERENCE else {}
+            self.processes[side].ask(job | lent)
             try:
                 answer = self.processes[side].answer()
             except ParityError:

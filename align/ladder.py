@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from stdc_parity.align.judge import Tolerance
+from stdc_parity.align.localise import Follows
 from stdc_parity.align.record import Record, Tap
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
@@ -30,20 +31,27 @@ CONTROL = "train-control"
 CAPTURES: Mapping[str, Capture] = {
     weights.STAGE: weights.capture,
     data.STAGE: data.capture,
+    data.CALLS: data.capture_calls,
     forward.STAGE: forward.capture,
-    "forward-calls": forward.capture_calls,
+    forward.CALLS: forward.capture_calls,
     loss.STAGE: loss.capture,
     backward.STAGE: backward.capture,
-    "backward-calls": backward.capture_calls,
+    backward.CALLS: backward.capture_calls,
     optimizer.STAGE: optimizer.capture,
     schedule.STAGE: schedule.capture,
     metric.STAGE: metric.capture,
+    metric.CALLS: metric.capture_calls,
     train.STAGE: train.capture,
     CONTROL: train.capture_control,
 }
 """What a side can be asked to record of a run."""
 
-REPLAYS: Mapping[str, Replay] = {"forward-replay": forward.replay, "backward-replay": backward.replay}
+REPLAYS: Mapping[str, Replay] = {
+    "data-replay": data.replay,
+    "forward-replay": forward.replay,
+    "backward-replay": backward.replay,
+    "metric-replay": metric.replay,
+}
 """What a side can be asked to run again on the calls that the reference recorded."""
 
 EXACT = Tolerance(0.0)
@@ -53,10 +61,11 @@ EXACT = Tolerance(0.0)
 class Rung:
     """One stage of the ladder.
 
-    `needs` are the rungs that must hold before it means anything. `arbitrated` rungs ask float64 about what
-    exceeds the tolerance; `recipe` ones need the pair's recipe; `isolated` ones can name the modules to
-    blame. `rule` gives the tolerance
-    of each tap where the user's does not apply.
+    `needs` are the rungs that must hold before it means anything as a whole. `arbitrated` rungs ask float64
+    about what exceeds the tolerance; `recipe` ones need the pair's recipe. `isolated` ones can run their parts
+    by themselves, on what the reference's had; those with `modules` have a network's for parts. `rule` gives
+    the tolerance of each tap where the user's does not apply. `by_place` says that what a tap is named by is
+    the place where it was taken, and `follows` which taps of one side follow from which.
     """
 
     name: str
@@ -66,8 +75,11 @@ class Rung:
     recipe: bool = True
     arbitrated: bool = False
     isolated: bool = False
+    modules: bool = False
     trains: bool = False
     rule: Callable[[Tap], Tolerance] | None = None
+    by_place: bool = False
+    follows: Follows = ()
 
     def spec(self, spec: RunSpec) -> RunSpec:
         """The run's options as this rung takes them: its mode, and at least two images where it trains.
@@ -105,8 +117,15 @@ RUNGS: Mapping[str, Rung] = {
             "data",
             data.STAGE,
             "samples after each transform, then batches",
+            isolated=True,
             trains=True,
             rule=lambda tap: EXACT,
+            by_place=True,
+            follows=(
+                (r"val.* open.*", r".* open.*"),
+                (r"val.* final.image", r"train.* final.image"),
+                (r"val\[.* final.label", r"train.* final.label"),  # a list's labels are train ids already
+            ),
         ),
         Rung(
             "forward",
@@ -116,6 +135,7 @@ RUNGS: Mapping[str, Rung] = {
             recipe=False,
             arbitrated=True,
             isolated=True,
+            modules=True,
         ),
         Rung(
             "forward-train",
@@ -125,10 +145,16 @@ RUNGS: Mapping[str, Rung] = {
             recipe=False,
             arbitrated=True,
             isolated=True,
+            modules=True,
             trains=True,
         ),
         Rung(
-            "loss", loss.STAGE, "the loss's terms and targets on given logits", arbitrated=True, trains=True
+            "loss",
+            loss.STAGE,
+            "the loss's terms and targets on given logits",
+            arbitrated=True,
+            trains=True,
+            follows=((r"total", r".*"), (r"(bce|dice)\d+", r"detail.*"), (r"detail targets.*", r"detail.*")),
         ),
         Rung(
             "backward",
@@ -138,6 +164,7 @@ RUNGS: Mapping[str, Rung] = {
             recipe=False,
             arbitrated=True,
             isolated=True,
+            modules=True,
             trains=True,
         ),
         Rung(
@@ -147,6 +174,7 @@ RUNGS: Mapping[str, Rung] = {
             ("weights",),
             trains=True,
             rule=_optimizer_rule,
+            by_place=True,
         ),
         Rung(
             "schedule",
@@ -156,14 +184,28 @@ RUNGS: Mapping[str, Rung] = {
             rule=lambda tap: Tolerance(atol=0.0, rtol=1e-12),
         ),
         Rung(
-            "metric", metric.STAGE, "confusion matrices, IoU and accuracy over scenes", ("weights", "forward")
+            "metric",
+            metric.STAGE,
+            "confusion matrices, IoU and accuracy over scenes",
+            ("weights", "forward"),
+            isolated=True,
+            by_place=True,
+            follows=(
+                (r"(given logits|network, [^:]*): (IoU|mean|pixel).*", r".*confusion matrix"),
+                (r".*mean.*", r".*(IoU by class|per_class_iou)"),
+                (r"network, evaluate_single.*", r".*confusion matrix|scene \d+ scale.*"),
+                (r"network, evaluate_multi.*", r".*confusion matrix|scene \d+ several.*"),
+                (r"network, .*", r"given logits.*|a million.*|billions.*|scene.*"),
+            ),
         ),
         Rung(
             "train",
             train.STAGE,
             "a short training against its control",
-            ("weights", "data", "backward", "optimizer"),
+            ("weights", "backward", "optimizer"),
             trains=True,
+            by_place=True,
+            follows=((r".*", r".*"),),
         ),
     )
 }

@@ -2,15 +2,19 @@
 
 Every module of one side was replayed on the inputs that the reference side's module had, so what differs
 is its own doing. Of nested modules the innermost is to blame: a block is, only if all of its parts are
-right and its own code is not.
+right and its own code is not. Where there are no modules, a rung's table of what follows from what tells.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from stdc_parity.align.judge import failing
 from stdc_parity.align.result import Comparison, badness
+
+Follows = Sequence[tuple[str, str]]
+"""Rows of (taps, what they follow from), as regular expressions for whole names."""
 
 
 def blame(isolated: Sequence[Comparison]) -> list[Comparison]:
@@ -18,15 +22,38 @@ def blame(isolated: Sequence[Comparison]) -> list[Comparison]:
     its worst tap.
     """
     bad = failing(isolated)
-    paths = {_path(comparison) for comparison in bad}
+    paths = {comparison.path for comparison in bad}
     guilty = [path for path in paths if not any(_inside(other, path) for other in paths)]
-    worst = {path: max((c for c in bad if _path(c) == path), key=badness) for path in guilty}
-    order = {_path(comparison): i for i, comparison in reversed(list(enumerate(bad)))}
+    worst = {path: max((c for c in bad if c.path == path), key=badness) for path in guilty}
+    order = {comparison.path: i for i, comparison in reversed(list(enumerate(bad)))}
     return [worst[path] for path in sorted(guilty, key=order.__getitem__)]
 
 
-def _path(comparison: Comparison) -> str:
-    return next(iter(comparison.paths.values()))
+def uncalled(comparisons: Sequence[Comparison], blamed: Sequence[Comparison]) -> list[Comparison]:
+    """The modules that only one side calls, and that are in none of those to blame already."""
+    guilty = {comparison.path for comparison in blamed}
+    alone = {c.path: c for c in reversed(failing(comparisons)) if c.kind == "module" and len(c.paths) == 1}
+    outer = guilty | alone.keys()
+    return [
+        c
+        for path, c in reversed(alone.items())
+        if path not in guilty and not any(_inside(path, other) for other in outer)
+    ]
+
+
+def own(comparisons: Sequence[Comparison], follows: Follows, *, by_place: bool) -> list[Comparison]:
+    """What differs and does not follow from something before it that differs, by a rung's table.
+
+    A row of `follows` has the taps that may follow and the taps that they follow from, both as regular
+    expressions for the whole name. With `by_place` a place is listed once, by its first tap.
+    """
+    bad, found = failing(comparisons), dict[str, Comparison]()
+    for number, comparison in enumerate(bad):
+        sources = [source for taps, source in follows if re.fullmatch(taps, comparison.tap)]
+        if not any(re.fullmatch(source, c.tap) for source in sources for c in bad[:number]):
+            found.setdefault(comparison.path if by_place else comparison.tap, comparison)
+    places = dict.fromkeys(comparison.path if by_place else comparison.tap for comparison in comparisons)
+    return [found[place] for place in places if place in found]
 
 
 def _inside(path: str, outer: str) -> bool:

@@ -45,6 +45,8 @@ def _stage(stage: StageResult) -> dict[str, Any]:
         "isolated": stage.isolated,
         "blamed": [_comparison(c) for c in stage.blamed],
         "diagnoses": [_plain(asdict(diagnosis)) for diagnosis in stage.diagnoses],
+        "again": dict(stage.again),
+        "blocked_by": stage.blocked_by,
         "remarks": list(stage.remarks),
         "taps": [_comparison(c) for c in stage.comparisons],
     }

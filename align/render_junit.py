@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from stdc_parity.align.render_terminal import describe_failure
+from stdc_parity.align.render_terminal import describe_again, describe_block, describe_failure
 from stdc_parity.align.result import RunResult, StageResult, Verdict
 from stdc_parity.converters.atomic import atomic_write
 
@@ -39,14 +39,15 @@ def _suite(stage: StageResult, result: RunResult) -> ET.Element:
     seconds = f"{max(stage.seconds.values(), default=0.0):.3f}"
     suite = ET.Element("testsuite", name=stage.stage, time=seconds)
     rung = ET.SubElement(suite, "testcase", classname=result.spec.pair, name=stage.stage, time=seconds)
-    if stage.blocked_by:
-        ET.SubElement(rung, "skipped", message=f"blocked by {stage.blocked_by}")
+    if stage.verdict is Verdict.BLOCKED:
+        ET.SubElement(rung, "skipped", message=describe_block(stage))
     for failure in stage.failures:
         ET.SubElement(
             rung, "error", message=_clean(f"the {failure.side} side failed: {failure.message}")
         ).text = _clean(failure.note)
     if stage.verdict is Verdict.DIVERGED and not stage.failures:
-        blamed = "\n".join(line for c in stage.blamed for line in describe_failure(c))
+        lines = [line for c in stage.blamed[:MAX_TAPS] for line in describe_failure(c)]
+        blamed = "\n".join([*lines, *describe_again(stage)])
         message = f"{len(bad)} of {len(stage.comparisons)} taps differ"
         ET.SubElement(rung, "failure", message=message).text = _clean(blamed)
     for comparison in bad[:MAX_TAPS]:

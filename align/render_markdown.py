@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from stdc_parity.align.render_terminal import describe_failure, next_command
+from stdc_parity.align.render_terminal import (
+    describe_again,
+    describe_block,
+    describe_failure,
+    describe_own,
+    next_command,
+)
 from stdc_parity.align.result import RunResult, StageResult, Verdict
 from stdc_parity.converters.atomic import atomic_write
 
@@ -41,15 +47,22 @@ def _lines(result: RunResult) -> Iterator[str]:
     yield "|---|---|---:|---:|---|---:|"
     for stage in result.stages:
         yield _row(stage)
+    found = list(describe_own(result))
+    if len(found) > 1:
+        yield ""
+        yield "Wrong by themselves, none following from another:"
+        yield ""
+        yield from (f"- {_escape(each)}" for each in found)
     for stage in result.stages:
-        if not stage and not stage.blocked_by:
+        if stage.verdict is Verdict.DIVERGED:
             yield from _explanation(stage, result)
 
 
 def _row(stage: StageResult) -> str:
     verdict = f"{MARKS[stage.verdict]} {stage.verdict.value}"
-    if stage.blocked_by:
-        return f"| {stage.stage} | {verdict} by {stage.blocked_by} | | | | |"
+    if stage.verdict is Verdict.BLOCKED:
+        return f"| {stage.stage} | {verdict}: {describe_block(stage)} | | | | |"
+    verdict += f", part by part, for {stage.blocked_by} failed" if stage.blocked_by else ""
     worst = stage.worst
     name, figure = (worst.tap, worst.why or f"{worst.relative:.1e}") if worst is not None else ("", "")
     bad = sum(not c for c in stage.comparisons)
@@ -62,7 +75,7 @@ def _explanation(stage: StageResult, result: RunResult) -> Iterator[str]:
     for failure in stage.failures:
         yield ""
         yield f"The {failure.side} side failed: {_escape(failure.message)}"
-    shown = stage.blamed or [c for c in stage.comparisons if not c][:1]
+    shown = stage.blamed or ([] if stage.again else [c for c in stage.comparisons if not c][:1])
     for number, comparison in enumerate(shown[:MAX_TAPS]):
         title = "First own divergence" if stage.blamed else "First divergence"
         yield ""
@@ -71,7 +84,7 @@ def _explanation(stage: StageResult, result: RunResult) -> Iterator[str]:
         yield "```"
         yield from describe_failure(comparison)
         yield "```"
-    for remark in stage.remarks:
+    for remark in (*stage.remarks, *describe_again(stage)):
         yield ""
         yield _escape(remark)
     yield ""

@@ -54,18 +54,32 @@ def _render_ladder(result: RunResult, console: Console, verbose: bool) -> None:
         line = Text(f"  {stage.stage:<14}").append(f"{stage.verdict.value:<9}", COLOURS[stage.verdict])
         console.print(line.append(_summary(stage)), soft_wrap=True)
     for stage in result.stages:
-        if verbose or (not stage and not stage.blocked_by):
+        if verbose or stage.verdict is Verdict.DIVERGED:
             console.print(Text(f"\n{stage.stage}"), style="bold")
             _render_stage(stage, result, console, verbose)
     console.print()
     held = sum(bool(stage) for stage in result.stages)
     line = Text("all: ").append(result.verdict.value, COLOURS[result.verdict])
     console.print(line.append(f" · {held} of {len(result.stages)} rungs hold"))
+    found = list(describe_own(result))
+    if len(found) > 1:
+        console.print(Text("Wrong by themselves, none following from another:"), style="bold")
+        for each in found:
+            console.print(Text(f"  {each}"), soft_wrap=True)
+
+
+def describe_own(result: RunResult) -> Iterator[str]:
+    """What is wrong by itself on each rung, a line each; every renderer uses this."""
+    for stage in result.stages:
+        taps = [comparison.tap or "(the network)" for comparison in stage.blamed]
+        if taps:
+            more = f" and {len(taps) - MAX_BLAMED} more" if len(taps) > MAX_BLAMED else ""
+            yield f"{stage.stage}: {', '.join(taps[:MAX_BLAMED])}{more}"
 
 
 def _summary(stage: StageResult) -> str:
-    if stage.blocked_by:
-        return f"  blocked by {stage.blocked_by}"
+    if stage.verdict is Verdict.BLOCKED:
+        return f"  {describe_block(stage)}"
     if stage.failures:
         return f"  the {stage.failures[0].side} side failed"
     bad = sum(not c for c in stage.comparisons)
@@ -76,8 +90,16 @@ def _summary(stage: StageResult) -> str:
         if worst is not None and worst.error
         else ", all equal"
     )
+    if stage.blocked_by:
+        return f"  part by part, for {stage.blocked_by} failed: {taps}{most}"
     times = ", ".join(f"{side} {seconds:.1f} s" for side, seconds in stage.seconds.items())
     return f"  {taps}{most} · {times}"
+
+
+def describe_block(stage: StageResult) -> str:
+    """Why a rung was not judged as a whole, and what its parts say."""
+    known = ", nothing new that differs by itself" if stage.again else ", its parts hold by themselves"
+    return f"blocked by {stage.blocked_by}{known if stage.isolated else ''}"
 
 
 def _render_stage(stage: StageResult, result: RunResult, console: Console, verbose: bool) -> None:
@@ -152,13 +174,21 @@ def _verdict(stage: StageResult, console: Console) -> None:
         line.append(f" · {stage.tolerance}" if stage.tolerance else "")
     times = ", ".join(f"{side} {seconds:.2f} s" for side, seconds in stage.seconds.items())
     console.print(line.append(f" · {times}" if times else ""), soft_wrap=True)
-    for remark in stage.remarks:
+    for remark in (*stage.remarks, *describe_again(stage)):
         console.print(Text(remark), soft_wrap=True)
+
+
+def describe_again(stage: StageResult) -> Iterator[str]:
+    """What differs by itself on this rung too, but was named before; every renderer uses this."""
+    if stage.again:
+        named = ", ".join(f"{path} ({rung})" for path, rung in stage.again.items())
+        yield f"Named before, and different here too: {named}."
 
 
 def _explain(stage: StageResult, result: RunResult, console: Console) -> None:
     if stage.blamed:
-        console.print(Text("First own divergence (equal inputs, other output):"), style="bold")
+        equal = " (equal inputs, other output)" if stage.isolated else ""
+        console.print(Text(f"First own divergence{equal}:"), style="bold")
         for number, comparison in enumerate(stage.blamed[:MAX_BLAMED]):
             if number == 1:
                 console.print(Text("Further own divergences, independent of the first:"), style="bold")
@@ -166,8 +196,9 @@ def _explain(stage: StageResult, result: RunResult, console: Console) -> None:
                 console.print(Text(f"  {line}"), soft_wrap=True)
         if len(stage.blamed) > MAX_BLAMED:
             console.print(Text(f"  … and {len(stage.blamed) - MAX_BLAMED} more (--json has all)"))
-        console.print(Text("Everything else that differs inherits it."))
-    else:
+        if len(stage.blamed) < sum(not c for c in stage.comparisons):
+            console.print(Text("Everything else that differs inherits it."))
+    elif not stage.again:
         first = next(c for c in stage.comparisons if not c)
         console.print(Text("First divergence:"), style="bold")
         for line in (*describe_failure(first), *describe_cause(stage, first)):
@@ -180,8 +211,8 @@ def _explain(stage: StageResult, result: RunResult, console: Console) -> None:
 
 def describe_failure(comparison: Comparison) -> Iterator[str]:
     """What there is to say of one tap that differs, a line each; every renderer uses these."""
-    types = " / ".join(dict.fromkeys(comparison.types.values()))
-    yield f"{comparison.tap or '(the network)'}  ({types})"
+    types = " / ".join(dict.fromkeys(filter(None, comparison.types.values())))
+    yield f"{comparison.tap or '(the network)'}{f'  ({types})' if types else ''}"
     for side, path in comparison.paths.items():
         yield f"{side + ' path:':<13}{path or '(the network itself: code between its modules)'}"
     if comparison.why:
@@ -227,17 +258,22 @@ def next_command(stage: StageResult, result: RunResult) -> str:
     spec = result.spec
     if stage.stage not in RUNGS:
         return "stdc-align compare --tol T A.npy B.npy"
-    shown = RUNGS[stage.stage].spec(spec)
-    words = [f"stdc-align {'forward --mode train' if stage.stage == 'forward-train' else stage.stage}"]
-    words += [
-        f"--pair {spec.pair} --size {spec.size[0]}x{spec.size[1]} --batch {shown.batch} --seed {spec.seed}"
+    rung = RUNGS[stage.stage]
+    needed = any(before.stage in rung.needs and not before for before in result.stages)
+    name = "forward --mode train" if stage.stage == "forward-train" else stage.stage
+    words = [
+        f"stdc-align {'all' if needed else name} --pair {spec.pair} --size {spec.size[0]}x{spec.size[1]}"
     ]
+    words += (
+        [f"--batch {(spec if needed else rung.spec(spec)).batch}"] if not needed or spec.exact_batch else []
+    )
+    words += [f"--seed {spec.seed}"]
     words += [f"--weights {spec.weights}"] if spec.weights else []
     words += [f"--converted {spec.converted}"] if spec.converted else []
     words += [f"--key {spec.key}"] if spec.key else []
     words += [f"--base {spec.base}"] if spec.base != 64 and not spec.weights else []
     words += [f"--plant {name}" for name in spec.plant]
     words += ["--taps modules"] if "forward" in stage.stage else []
-    if RUNGS[stage.stage].arbitrated and spec.dtype == "float32":
+    if rung.arbitrated and spec.dtype == "float32" and not needed:
         words += ["--dtype float64"]
     return f"{' '.join(words)} -v"

@@ -14,7 +14,7 @@ from stdc_parity.converters.architecture import Side
 
 class Verdict(str, Enum):
     """PASS: within the tolerance. ROUNDING: over it, but explained by float32 rounding (a float64 run of
-    both sides agrees). BLOCKED: not climbed, for a rung that it needs failed. DIVERGED: anything else, a
+    both sides agrees). BLOCKED: not judged as a whole, for a rung that it needs failed. DIVERGED: anything else, a
     crash of one side included.
     """
 
@@ -66,6 +66,11 @@ class Comparison:
     why: str = ""
     arbiter: Arbitration | None = None
 
+    @property
+    def path(self) -> str:
+        """The place that the tap was taken at, by the reference's name if it has it; "" is the network itself."""
+        return next(iter(self.paths.values()))
+
     def __bool__(self) -> bool:
         """Whether the tap agrees."""
         return bool(self.verdict)
@@ -104,11 +109,14 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class StageResult:
-    """One rung: its comparisons in execution order, and the modules to blame, first one first.
+    """One rung: its comparisons in execution order, and what is to blame, first one first.
 
-    `blamed` are the comparisons of modules that were given equal inputs and still differ, and of whose
-    children none does. `isolated` says whether that was looked into. `blocked_by` names the rung that
-    failed and that this one needs. `remarks` are sentences for people. `diagnoses` say why, a place each.
+    `blamed` is what differs by itself: of a rung with modules those that were given equal inputs and still
+    differ, and of whose children none does. `isolated` says whether parts were run by themselves. `again`
+    are modules that differ by themselves too, but were named before, with the rung that did. `blocked_by`
+    names the rung that failed and that this one needs: it was judged part by part, if at all, and
+    `comparisons` are those of its parts. `remarks` are sentences for people. `diagnoses` say
+    why, a place each.
     """
 
     stage: str
@@ -118,6 +126,7 @@ class StageResult:
     failures: Sequence[Failure] = ()
     blamed: Sequence[Comparison] = ()
     isolated: bool = False
+    again: Mapping[str, str] = field(default_factory=dict)
     remarks: Sequence[str] = ()
     blocked_by: str = ""
     diagnoses: Sequence[Diagnosis] = ()
@@ -125,9 +134,12 @@ class StageResult:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst tap's verdict; DIVERGED if a side failed or nothing was compared."""
+        """The worst tap's verdict; DIVERGED if a side failed or nothing was compared.
+
+        A blocked rung is DIVERGED if a part of it is to blame.
+        """
         if self.blocked_by:
-            return Verdict.BLOCKED
+            return Verdict.DIVERGED if self.blamed else Verdict.BLOCKED
         if self.failures or not self.comparisons:
             return Verdict.DIVERGED
         order = list(Verdict)

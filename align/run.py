@@ -18,22 +18,27 @@ from stdc_parity.align.compare import (
     describe_rule,
     judge_isolated,
     judge_stage,
+    place_of,
+    set_apart,
 )
 from stdc_parity.align.diagnose import Bench
 from stdc_parity.align.ladder import CONTROL, RUNGS, Rung
 from stdc_parity.align.load import describe_weights, open_source, resolve
+from stdc_parity.align.localise import own
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.result import Failure, RunResult, StageResult
 from stdc_parity.align.sides import SideProcess, default_threads, open_sides
 from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.stages import loss, weights
 from stdc_parity.converters.architecture import Side
-from stdc_parity.converters.errors import UsageError
+from stdc_parity.converters.errors import ParityError, UsageError
 from stdc_parity.fixtures.scenes import SMALLEST
 
 Answer = dict[str, Any] | Failure
 TRAIN_SIZE = (256, 512)
 """The input of stages that train or draw scenes, unless asked otherwise: what a CPU does in seconds."""
 
+LENT = f"The weights differ, so that both sides compute with the {REFERENCE} side's here."
 LOSS = "loss"
 SMALL = (64, 128)
 """The largest input for what keeps every value of a run: tracing all that a loss calls."""
@@ -86,11 +91,12 @@ def run_rungs(
     threads: int | None = None,
     progress: Progress = lambda line: None,
 ) -> RunResult:
-    """Climb the rungs called `names` in their order, and stop explaining at the first that fails.
+    """Climb the rungs called `names` in their order, and find what differs by itself on each.
 
-    A rung that needs one that failed is BLOCKED. `progress` is told what is being done. Raises UsageError
-    and CheckpointError for the options and the weights, MissingFramework if a framework cannot be imported;
-    a side that crashes or raises is part of the result.
+    A rung that needs one that failed is judged part by part where it can be, and else BLOCKED. After wrong
+    weights the rungs that follow compute with the reference's on both sides. `progress` is told what is being
+    done. Raises UsageError and CheckpointError for the options and the weights, MissingFramework if a framework
+    cannot be imported; a side that crashes or raises is part of the result.
     """
     with open_sides(SIDES, threads or default_threads()) as processes:
         return climb(processes, names, spec, judging, progress)
@@ -108,16 +114,10 @@ def climb(
     """`run_rungs` with processes that are open already; `stop_early` ends it with the first rung that fails."""
     pair, source = resolve(spec)  # while the sides import
     with tempfile.TemporaryDirectory() as folder:
-        run = _Climb(processes, Path(folder), pair, judging)
         results: list[StageResult] = []
         for name in possible_rungs(names, pair, spec.size):
-            rung = RUNGS[name]
-            blocker = next((r.stage for r in results if r.stage in rung.needs and not r), None)
-            if blocker is not None:
-                results.append(StageResult(name, [], "", blocked_by=blocker))
-                continue
-            explained = any(not result for result in results)
-            results.append(run.rung(rung, rung.spec(spec), progress, explain=not explained))
+            run = _Climb(processes, Path(folder), pair, judging, tuple(results))
+            results.append(run.rung(RUNGS[name], RUNGS[name].spec(spec), progress))
             if stop_early and not results[-1]:
                 break
         shown = RUNGS[names[0]].spec(spec) if len(names) == 1 else spec
@@ -143,16 +143,64 @@ def possible_rungs(names: Sequence[str], pair: Pair, size: tuple[int, int]) -> l
 
 @dataclass(frozen=True)
 class _Climb:
-    """The processes of a run, where their records go, and how they are judged."""
+    """The processes of a run, where their records go, how they are judged, and what the rungs so far gave."""
 
     processes: Mapping[Side, SideProcess]
     folder: Path
     pair: Pair
     judging: Judging
+    before: Sequence[StageResult]
 
-    def rung(self, rung: Rung, spec: RunSpec, progress: Progress, *, explain: bool) -> StageResult:
-        """Climb one rung: record both sides, judge, ask the arbiter, and find the modules to blame."""
+    def rung(self, rung: Rung, spec: RunSpec, progress: Progress) -> StageResult:
+        """Climb one rung, as a whole unless one that it needs failed, and find what differs by itself."""
         progress(f"{rung.name}: {rung.about}")
+        blocker = next((r for r in self.before if r.stage in rung.needs and not self._holds(r)), None)
+        if blocker is not None:
+            result = StageResult(rung.name, [], "", blocked_by=blocker.stage)
+            apart = rung.isolated and not (blocker.stage == weights.STAGE and blocker.failures)
+        else:
+            result = self._whole(rung, spec, progress)
+            apart = rung.isolated and not result and not result.failures
+        if rung.isolated and not result.failures and self.judging.isolate is not None:
+            apart = self.judging.isolate
+        if apart:
+            progress(f"{rung.name}: part by part")
+            result = self._isolated(rung, result, spec)
+        if not rung.modules and not result and not result.blamed:
+            found = own(result.comparisons, rung.follows, by_place=rung.by_place)
+            result = set_apart(replace(result, blamed=found[:1] if rung.isolated else found), self._named)
+        if rung.name == LOSS and not result and not result.failures:
+            progress(f"{rung.name}: call by call")
+            result = self._bench(rung, replace(spec, size=min(spec.size, SMALL)), self.folder).explain_loss(result)
+        if self._lends and weights.STAGE in rung.needs and (apart or blocker is None):
+            result = replace(result, remarks=[*result.remarks, LENT])
+        return result
+
+    def _holds(self, result: StageResult) -> bool:
+        """Whether a rung that holds, or wrong weights that can all be put right, let others be judged as a whole."""
+        lent = result.stage == weights.STAGE and self._lends
+        return bool(result) or (lent and all(c.values for c in result.comparisons if not c))
+
+    @property
+    def _lends(self) -> bool:
+        """Whether the weights rung failed, so that the reference's weights are lent to the other side."""
+        return any(r.stage == weights.STAGE and not r and not r.failures for r in self.before)
+
+    @property
+    def _named(self) -> dict[str, str]:
+        """The modules that were named so far, each with its rung; those with tensors that only one side has too."""
+        named: dict[str, str] = {}
+        for result in self.before:
+            places = [] if not RUNGS[result.stage].modules else [place_of(c) for c in result.blamed]
+            if result.stage == weights.STAGE:
+                places = [place_of(c) for c in result.blamed if not c.values]
+            if result.stage == loss.STAGE and not result:
+                places = ["loss"]
+            named |= {place: result.stage for place in places if place not in named}
+        return named
+
+    def _whole(self, rung: Rung, spec: RunSpec, progress: Progress) -> StageResult:
+        """The rung recorded by both sides and judged, the arbiter asked."""
         result = self._recorded(rung, spec, self.folder)
         if result.failures:
             return result
@@ -164,19 +212,12 @@ class _Climb:
             if second.failures:
                 return replace(result, failures=second.failures)
             result = ask_arbiter(rung, result, _both(self.folder), _both(wide), self.pair, self.judging)
-        if rung.isolated and (
-            self.judging.isolate or (not result and explain and self.judging.isolate is None)
-        ):
-            progress(f"{rung.name}: module by module")
-            result = self._isolated(rung, result, spec)
-        if rung.name == LOSS and not result and explain:
-            progress(f"{rung.name}: call by call")
-            result = self._bench(rung, replace(spec, size=min(spec.size, SMALL)), self.folder).explain_loss(result)
         return result
 
     def _recorded(self, rung: Rung, spec: RunSpec, folder: Path) -> StageResult:
         """The stage recorded by both sides at once, not yet judged."""
-        answers = record_rung(self.processes, rung, spec, folder)
+        lent = self.folder if self._lends else None
+        answers = record_rung(self.processes, rung, spec, folder, lent)
         done = {side: answer for side, answer in answers.items() if not isinstance(answer, Failure)}
         return StageResult(
             stage=rung.name,
@@ -188,37 +229,51 @@ class _Climb:
         )
 
     def _isolated(self, rung: Rung, result: StageResult, spec: RunSpec) -> StageResult:
-        """`result` with the modules to blame: each side's modules, one by one, on the reference's inputs.
+        """`result` with what is to blame: each side's parts, one by one, on what the reference's had.
 
-        In float64, unless that is never to be asked, so that rounding is not blamed.
+        Modules in float64, unless that is never to be asked, so that rounding is not blamed.
         """
-        wide = replace(spec, dtype="float64" if self.judging.arbiter != "never" else spec.dtype)
+        doubled = rung.modules and self.judging.arbiter != "never"
+        wide = replace(spec, dtype="float64") if doubled else spec
         place, calls = self.folder / "isolated", f"{rung.name}-calls"
         jobs = [(REFERENCE, f"{rung.stage}-calls", calls)]
         jobs += [(side, f"{rung.stage}-replay", f"{rung.name}-isolated") for side in SIDES]
+        lent = self.folder if self._lends else None
         for side, what, name in jobs:
-            self.processes[side].ask(_job(what, wide, place, name) | {"of": calls, "reference": REFERENCE})
+            self.processes[side].ask(_job(side, what, wide, place, name, lent) | {"of": calls})
             answer = self.processes[side].answer()
             if isinstance(answer, Failure):
-                failed = f"Module by module the {side} side failed: {answer.message}"
+                failed = f"Part by part the {side} side failed: {answer.message}"
                 return replace(result, remarks=[*result.remarks, failed])
-        judged = judge_isolated(rung, result, _both(place), wide.dtype, self.pair, self.judging)
-        return self._bench(rung, spec, place).explain(judged)
+        judged = judge_isolated(rung, result, _both(place), wide.dtype, self.pair, self.judging, self._named)
+        return self._bench(rung, spec, place).explain(judged) if rung.modules and judged.blamed else judged
 
     def _bench(self, rung: Rung, spec: RunSpec, folder: Path) -> Bench:
         wide = replace(spec, dtype="float64" if self.judging.arbiter != "never" else spec.dtype)
-        return Bench(self.processes, folder, f"{rung.name}-calls", rung, wide, self.pair, self.judging)
+        lent = self.folder if self._lends else None
+        return Bench(self.processes, folder, f"{rung.name}-calls", rung, wide, self.pair, self.judging, lent)
 
 
 def record_rung(
-    processes: Mapping[Side, SideProcess], rung: Rung, spec: RunSpec, folder: Path
+    processes: Mapping[Side, SideProcess], rung: Rung, spec: RunSpec, folder: Path, lent: Path | None = None
 ) -> dict[Side, Answer]:
-    """Have every side record a rung under `folder`, all at once; the reference side adds a training's control."""
-    for process in processes.values():
-        process.ask(_job(rung.stage, spec, folder, rung.name))
-    answers: dict[Side, Answer] = {side: process.answer() for side, process in processes.items()}
+    """Have every side record a rung under `folder`, all at once; the reference side adds a training's control.
+
+    `lent` is where the reference's record of its weights is, if the other side is to compute with them.
+    """
+    for side, process in processes.items():
+        process.ask(_job(side, rung.stage, spec, folder, rung.name, lent))
+    answers: dict[Side, Answer] = {}
+    mistakes: list[ParityError] = []
+    for side, process in processes.items():  # all of them, so that no answer is left over for the next job
+        try:
+            answers[side] = process.answer()
+        except ParityError as error:
+            mistakes.append(error)
+    if mistakes:
+        raise mistakes[0]
     if rung.name == "train" and isinstance(answers.get(REFERENCE), dict):
-        processes[REFERENCE].ask(_job(CONTROL, spec, folder, CONTROL))
+        processes[REFERENCE].ask(_job(REFERENCE, CONTROL, spec, folder, CONTROL))
         control = processes[REFERENCE].answer()
         if isinstance(control, Failure):
             answers[REFERENCE] = control
@@ -229,5 +284,8 @@ def _both(folder: Path) -> dict[Side, Path]:
     return dict.fromkeys(SIDES, folder)
 
 
-def _job(what: str, spec: RunSpec, folder: Path, name: str) -> dict[str, Any]:
-    return {"do": what, "spec": spec.to_json(), "run": str(folder), "as": name}
+def _job(
+    side: Side, what: str, spec: RunSpec, folder: Path, name: str, lent: Path | None = None
+) -> dict[str, Any]:
+    job = {"do": what, "spec": spec.to_json(), "run": str(folder), "as": name, "reference": REFERENCE}
+    return job | ({"lent": str(lent)} if lent is not None and side != REFERENCE else {})

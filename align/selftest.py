@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stdc_parity.align.compare import SIDES, Judging
+from stdc_parity.align.compare import SIDES, Judging, place_of
 from stdc_parity.align.judge import Tolerance
 from stdc_parity.align.ladder import RUNGS
-from stdc_parity.align.result import Comparison, RunResult, StageResult
+from stdc_parity.align.result import RunResult, StageResult
 from stdc_parity.align.run import climb
 from stdc_parity.align.sides import SideProcess, default_threads, open_sides
 from stdc_parity.align.spec import RunSpec
@@ -22,9 +22,6 @@ from stdc_parity.fixtures.portbugs.entry import Entry
 
 SIZE, BASE = (64, 128), 4
 """Small networks, so that an entry runs in about a second."""
-
-BY_PLACE = ("data", "optimizer", "metric", "train")
-"""Rungs whose taps say where they were taken: a transform, a parameter, a function, an iteration."""
 
 NEEDED = {"detected": 1.0, "at the stage": 0.95, "at the place": 0.95}
 """The shares that the corpus must reach for the self-test to pass; false alarms must be none."""
@@ -97,10 +94,15 @@ def run(ids: Sequence[str], progress: Callable[[str], None] = lambda line: None)
     return Score(findings)
 
 
-def plant(processes: Mapping[Side, SideProcess], entries: Sequence[Entry]) -> RunResult:
-    """Climb the ladder with `entries`, which are of one subject, planted together."""
+def plant(
+    processes: Mapping[Side, SideProcess], entries: Sequence[Entry], *, stop_early: bool = True
+) -> RunResult:
+    """Climb the ladder with `entries`, which are of one subject, planted together.
+
+    `stop_early` ends it with the first rung that fails. Raises UsageError if they exclude each other.
+    """
     spec = RunSpec(entries[0].subject, SIZE, base=BASE, batch=2, plant=tuple(entry.id for entry in entries))
-    return climb(processes, list(RUNGS), spec, Judging(Tolerance(), "always"), stop_early=True)
+    return climb(processes, list(RUNGS), spec, Judging(Tolerance(), "always"), stop_early=stop_early)
 
 
 def judge(entry: Entry, result: RunResult) -> Finding:
@@ -123,16 +125,13 @@ def places(stage: StageResult) -> list[str]:
 
     That is the place that a tap was taken at, or the tap where several are taken at one place.
     """
-    if stage.blamed:
-        return [_path(comparison) or "network" for comparison in stage.blamed]
     if stage.failures:
         return [f"{failure.side} failed" for failure in stage.failures]
-    named = [_path(c) if stage.stage in BY_PLACE else c.tap for c in stage.comparisons if not c]
-    return list(dict.fromkeys(named))
-
-
-def _path(comparison: Comparison) -> str:
-    return next(iter(comparison.paths.values()))
+    rung = RUNGS[stage.stage]
+    if stage.blamed and rung.modules:
+        return [place_of(comparison) for comparison in stage.blamed]
+    named = stage.blamed or [c for c in stage.comparisons if not c and not stage.again]
+    return list(dict.fromkeys(c.path if rung.by_place else c.tap for c in named))
 
 
 def describe(score: Score) -> Iterator[str]:

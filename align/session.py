@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from stdc_parity.align.framework import Array, Framework, Network
 from stdc_parity.align.load import build_network, resolve, seeded_state, side_weights
 from stdc_parity.align.pair import Pair, Recipe
-from stdc_parity.align.record import hash_arrays
+from stdc_parity.align.record import Record, hash_arrays
 from stdc_parity.align.spec import RunSpec
+from stdc_parity.converters.architecture import is_transposed
 from stdc_parity.converters.errors import UsageError
 from stdc_parity.fixtures import scenes
 from stdc_parity.fixtures.images import normalised, seeded_image
@@ -28,37 +30,66 @@ class Session:
     def __init__(self, framework: Framework) -> None:
         """Start with nothing built."""
         self.framework = framework
+        self.lent: Record | None = None
         self._initial: Mapping[str, Array] = {}
         self._networks: dict[tuple[RunSpec, str], tuple[Network, Mapping[str, Array]]] = {}
         self._weights: dict[RunSpec, tuple[Pair, Mapping[str, Array] | None, str]] = {}
 
+    def check_planted(self, spec: RunSpec) -> None:
+        """Raise UsageError if two of the planted bugs replace the same thing, so that one would hide the other."""
+        changed = Counter(
+            f"{module}.{name}"
+            for bug in planted(self.framework.SIDE, spec.plant)
+            for module, names in bug.parts.items()
+            for name in names
+        )
+        twice = [name for name, count in changed.items() if count > 1]
+        if twice:
+            raise UsageError(
+                f"--plant {' --plant '.join(spec.plant)}: both replace {', '.join(twice)}",
+                "Plant one of them.",
+            )
+
     def network(self, spec: RunSpec, *, fresh: bool = False) -> Network:
         """The network of `spec`, its weights loaded, in its dtype and mode. Raises ParityError.
 
-        `fresh` builds it anew, so that no gradient of an earlier use is left (Paddle keeps zeros).
+        `fresh` builds it anew, so that no gradient of an earlier use is left (Paddle keeps zeros). Weights that
+        are `lent` to this side, a record of the weights stage, stand in for its own where they fit.
         """
         key = (_weights_key(spec), spec.dtype)
         if fresh or key not in self._networks:
             _make_room(self._networks)
             self._networks[key] = self._built(spec)
         network, tensors = self._networks[key]
-        self.framework.load(network, tensors)
+        self.framework.load(network, {**tensors, **self._lent(network, tensors)})
         self.framework.set_mode(network, spec.mode)
         return network
 
     def _built(self, spec: RunSpec) -> tuple[Network, Mapping[str, Array]]:
         """The network and the tensors to load into it, with the bugs that are planted."""
         pair, tensors, _ = self._loaded(spec)
-        network = build_network(self.framework, pair, spec.dtype)
+        bugs = planted(self.framework.SIDE, spec.plant)
+        network = build_network(self.framework, pair, "float32" if bugs else spec.dtype)
         if tensors is None:
             tensors = seeded_state(self.framework, network, spec.seed)
-        self._initial = {}
-        for bug in planted(self.framework.SIDE, spec.plant):
+        for bug in bugs:
             network = bug.change_network(network)
-            self.framework.set_dtype(network, spec.dtype)
-            self._initial = self.framework.state(network)
+        self.framework.set_dtype(network, spec.dtype)
+        self._initial = self.framework.state(network) if bugs else {}
+        for bug in bugs:
             tensors = bug.change_tensors(tensors, self._initial)
         return network, tensors
+
+    def _lent(self, network: Network, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """Those of the lent weights that fit, by this side's names."""
+        if self.lent is None:
+            return {}
+        side, found = self.framework.SIDE, {}
+        for own, (name, kind) in self.framework.official_names(network).items():
+            if name in self.lent.arrays:
+                array = self.lent.arrays[name]
+                found[own] = array.T if is_transposed(side, kind) else array
+        return {own: array for own, array in found.items() if array.shape == tensors[own].shape}
 
     def initial(self) -> Mapping[str, Array]:
         """What the network that was built last had before anything was loaded, by this side's names.

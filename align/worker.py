@@ -21,6 +21,7 @@ from stdc_parity.align.ladder import CAPTURES, REPLAYS
 from stdc_parity.align.record import Record, load_record, save_record
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.stages import weights
 from stdc_parity.align.stages.explain import explain, explain_loss
 from stdc_parity.align.tracing import Edit
 from stdc_parity.converters.errors import ParityError
@@ -31,6 +32,9 @@ def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
     if job["do"] == "facts":
         return {"facts": session.framework.facts()}
     spec, run = RunSpec.from_json(job["spec"]), Path(job["run"])
+    session.check_planted(spec)
+    lent = job.get("lent")
+    session.lent = load_record(Path(lent), job["reference"], weights.STAGE) if lent else None
     start = time.perf_counter()
     if job["do"].endswith("-explain"):
         record = _explain(session, spec, run, job)

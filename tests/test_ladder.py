@@ -604,15 +604,61 @@ def test_three_faults_in_a_backward_pass_are_all_named() -> None:
     assert blamed(stage) == list(planted)
 
 
-def test_rungs_that_need_a_failed_one_are_blocked() -> None:
+def test_wrong_weights_hide_nothing_behind_them() -> None:
     result = climb(list(RUNGS), [WEIGHTS[0].network])  # type: ignore[list-item]
-    verdicts = {stage.stage: (stage.verdict, stage.blocked_by) for stage in result.stages}
-    held = dict.fromkeys(("data", "loss", "schedule"), (Verdict.PASS, ""))
-    blocked = ("forward", "forward-train", "backward", "optimizer", "metric", "train")
-    assert verdicts == {
-        **held, "weights": (Verdict.DIVERGED, ""), **dict.fromkeys(blocked, (Verdict.BLOCKED, "weights")),
-    }  # fmt: skip
+    verdicts = {stage.stage: stage.verdict for stage in result.stages}
+    assert verdicts.pop("weights") is Verdict.DIVERGED and all(verdicts.values())
+    lent = [stage.stage for stage in result.stages if run.LENT in stage.remarks]
+    assert lent == ["forward", "forward-train", "backward", "optimizer", "metric", "train"]
     assert result.verdict is Verdict.DIVERGED
+
+
+def test_faults_of_several_rungs_are_all_named_once() -> None:
+    wrong, tensor_path = f"{BACKBONE}.3.conv_list.1.bn", "cp.arm16.conv.conv.weight"
+    mutations = [
+        tensor(tensor_path, off_by(2e-7)),
+        setting(wrong, "_epsilon", 1e-3),
+        setting("ffm.convblk.bn", "_momentum", 0.8),
+        rewire("cp.conv_head32", scaled_gradient),
+    ]
+    stages = {stage.stage: stage for stage in climb(list(RUNGS), mutations).stages}
+    assert {name: [c.tap for c in stage.blamed] for name, stage in stages.items() if stage.blamed} == {
+        "weights": [tensor_path],
+        "forward": [wrong],
+        "forward-train": ["ffm.convblk.bn.running_mean"],
+        "backward": ["own grad cp.conv_head32 input[0]"],
+    }
+    assert stages["forward-train"].again == {wrong: "forward"}
+    assert stages["backward"].again == {wrong: "forward"}
+    assert stages["backward"].blocked_by == "forward-train" and stages["backward"].verdict is Verdict.DIVERGED
+    blocked = {name: stage.blocked_by for name, stage in stages.items() if stage.verdict is Verdict.BLOCKED}
+    assert blocked == {"metric": "forward", "train": "backward"}
+    assert all(stages[name] for name in ("data", "loss", "optimizer", "schedule"))
+
+
+def test_what_follows_from_a_fault_is_not_named_again() -> None:
+    wrong = f"{BACKBONE}.3.conv_list.1.bn"
+    stages = climb(["forward", "forward-train", "backward", "metric"], [setting(wrong, "_epsilon", 1e-3)]).stages
+    assert [(stage.stage, blamed(stage), stage.again) for stage in stages] == [
+        ("forward", [wrong], {}),
+        ("forward-train", [], {wrong: "forward"}),
+        ("backward", [], {wrong: "forward"}),
+        ("metric", [], {}),
+    ]
+    assert [stage.verdict.value for stage in stages] == ["DIVERGED", "DIVERGED", "BLOCKED", "BLOCKED"]
+    assert all(stage.isolated for stage in stages)
+
+
+def test_a_side_without_a_network_blocks_what_needs_one() -> None:
+    def fail(network: Any) -> None:
+        raise ValueError("there is no such layer")
+
+    result = climb(list(RUNGS), [fail])
+    verdicts = {stage.stage: (stage.verdict, stage.blocked_by) for stage in result.stages}
+    blocked = ("forward", "forward-train", "backward", "optimizer", "metric", "train")
+    assert {name: verdicts[name] for name in blocked} == dict.fromkeys(blocked, (Verdict.BLOCKED, "weights"))
+    assert verdicts["data"] == verdicts["loss"] == (Verdict.PASS, "")
+    assert result.stages[0].failures and not any(stage.blamed for stage in result.stages)
 
 
 MIDDLE = ("forward", "forward-train", "loss", "backward")

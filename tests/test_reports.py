@@ -1,15 +1,19 @@
 """What a run leaves for CI: report.json, junit.xml and summary.md, of a run that holds and one that does not."""
 
+import io
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from stdc_parity.align.render_json import to_json
 from stdc_parity.align.render_junit import to_junit
 from stdc_parity.align.render_markdown import to_markdown
+from stdc_parity.align.render_terminal import render
 from stdc_parity.align.result import Comparison, Failure, RunResult, StageResult, Verdict
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.cli import align
@@ -32,6 +36,31 @@ def failed() -> RunResult:
         StageResult("loss", [], "", failures=[Failure("paddle", "it\x07 crashed", "last words")]),
     ]
     return RunResult(RunSpec("stdc2-seg", (64, 128)), "seeded", ("a", "b"), stages)
+
+
+def test_every_rendering_says_what_is_named_where() -> None:
+    elsewhere = replace(BAD, tap="c", paths={"torch": "c"})
+    stages = [
+        StageResult("forward", [GOOD, BAD], "tol", blamed=[BAD], isolated=True),
+        StageResult("forward-train", [BAD], "tol", isolated=True, again={"b": "forward"}),
+        StageResult("backward", [elsewhere], "", blocked_by="forward-train", blamed=[elsewhere], isolated=True),
+        StageResult("metric", [], "", blocked_by="forward", isolated=True),
+        StageResult("train", [], "", blocked_by="backward"),
+    ]
+    result = RunResult(RunSpec("stdc2-seg", (64, 128)), "seeded", ("a", "b"), stages)
+    assert [s.verdict.value for s in stages] == ["DIVERGED", "DIVERGED", "DIVERGED", "BLOCKED", "BLOCKED"]
+    console = Console(file=io.StringIO(), width=200)
+    render(result, console)
+    junit = ET.tostring(to_junit(result), encoding="unicode")
+    for text in (console.file.getvalue(), to_markdown(result)):  # type: ignore[attr-defined]
+        own = text[text.index("none following from another") :]
+        assert "forward: b|" in own.replace("\\|", "|") and "backward: c" in own
+        assert "b (forward)" in text and "for forward-train failed" in text
+        assert "its parts hold by themselves" in text and "stdc-align all" in text
+    assert "b (forward)" in junit and to_junit(result).get("skipped") == "2"
+    json_stages = to_json(result)["stages"]
+    assert [stage["blocked_by"] for stage in json_stages] == ["", "", "forward-train", "forward", "backward"]
+    assert json_stages[1]["again"] == {"b": "forward"}
 
 
 def test_verdicts(failed: RunResult) -> None:

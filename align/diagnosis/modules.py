@@ -121,7 +121,7 @@ def _attributes(torch: Trace, paddle: Trace) -> Iterator[Candidate]:
         cause, fix = "; ".join(text[0] for text in texts), "; ".join(text[1] for text in texts)
         settings = {other: value for _, other, value, _ in pairs}
         yield "all settings at once", [Edit(WHOLE, "attribute", settings=settings)], cause, fix
-    frozen = sorted(set(paddle.attributes["frozen"]) - set(torch.attributes["frozen"]))
+    frozen = sorted(set(paddle.attributes.get("frozen", ())) - set(torch.attributes.get("frozen", ())))
     own = [name for name in frozen if "." not in name and not name.startswith("_")]
     for names in [[name] for name in own] + ([own] if len(own) > 1 else []):
         what = " and ".join(names)

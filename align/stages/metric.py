@@ -1,13 +1,17 @@
-"""The metric stage on one side: confusion matrices, IoU and accuracy over scenes, and what they rest on."""
+"""The metric stage on one side: confusion matrices, IoU and accuracy over scenes, and what they rest on.
+
+By themselves the metrics are judged on a network that is none: the same code on both sides.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from stdc_parity.align.framework import Array
+from stdc_parity.align.framework import Array, Framework, Network
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
@@ -15,6 +19,8 @@ from stdc_parity.align.spec import RunSpec
 from stdc_parity.align.stages.loss import seeded_outputs
 
 STAGE = "metric"
+CALLS = "metric-calls"
+ISOLATED = "metric-isolated"
 SCALES = (0.5, 0.75)
 """The scales of upstream's published figures: "Seg50" and "Seg75"."""
 
@@ -28,10 +34,49 @@ def capture(session: Session, spec: RunSpec) -> Record:
     For the network's predictions the margin between the two best classes goes along, so that a pixel that
     another class wins can be held against it.
     """
+    return replace(_measured(session, spec, session.network), stage=STAGE)
+
+
+def capture_calls(session: Session, spec: RunSpec) -> Record:
+    """An empty record: to be judged by themselves the metrics need nothing of the reference."""
+    return Recorder(session.framework).record(CALLS)
+
+
+def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
+    """Record the same as `capture`, with a network that both sides share."""
+    classes = session.recipe(spec).num_classes
+
+    def shared(wanted: RunSpec) -> _Shared:
+        return _Shared(session.framework, classes, wanted.seed, wanted.mode == "train")
+
+    return replace(_measured(session, spec, shared), stage=ISOLATED)
+
+
+class _Shared:
+    """A network in numpy: it weighs the channels of every pixel, and in train mode gives other classes."""
+
+    def __init__(self, framework: Framework, classes: int, seed: int, training: bool) -> None:
+        self.framework, self.training = framework, training
+        self.weights = np.random.default_rng([seed, 5]).standard_normal((classes, 3))
+
+    def __call__(self, images: Any) -> list[Any]:
+        array = self.framework.to_array(images)  # (n, 3, h, w)
+        logits = np.einsum("cd,ndhw->nchw", self.weights[:: -1 if self.training else 1], array)
+        return [self.framework.to_tensor(logits.astype(array.dtype))]
+
+    def eval(self) -> None:
+        self.training = False
+
+    def train(self, mode: bool = True) -> None:
+        self.training = mode
+
+
+def _measured(session: Session, spec: RunSpec, build: Callable[[RunSpec], Network]) -> Record:
+    """The figures of given logits, then those of the network that `build` gives."""
     metrics, recorder = session.part(spec, "metrics"), Recorder(session.framework)
     classes = session.recipe(spec).num_classes
     _given_logits(session, spec, recorder, metrics, classes)
-    network = session.network(replace(spec, mode="eval"))
+    network = build(replace(spec, mode="eval"))
     single = replace(spec, batch=1)
     totals = {f"scale {scale}": np.zeros((classes, classes), np.int64) for scale in SCALES}
     for number in range(spec.scenes):
@@ -48,7 +93,7 @@ def capture(session: Session, spec: RunSpec) -> Record:
     totals["several scales, flipped"] = metrics.confusion_matrix(prediction, label, classes)
     for name, hist in totals.items():
         _add_figures(recorder, metrics, f"network, {name}", hist)
-    _evaluated(session, spec, recorder, metrics, classes)
+    _evaluated(session, spec, recorder, metrics, classes, build)
     return recorder.record(STAGE)
 
 
@@ -86,7 +131,14 @@ def _many_pixels(session: Session, spec: RunSpec, recorder: Recorder, metrics: A
         recorder.add_array(f"billions of pixels: {name}", "score", score, f"metrics.{name}")
 
 
-def _evaluated(session: Session, spec: RunSpec, recorder: Recorder, metrics: Any, classes: int) -> None:
+def _evaluated(
+    session: Session,
+    spec: RunSpec,
+    recorder: Recorder,
+    metrics: Any,
+    classes: int,
+    build: Callable[[RunSpec], Network],
+) -> None:
     """The confusion matrices of the two evaluation loops, which get the network in train mode."""
     pairs = replace(spec, batch=2)
     to_tensor = session.framework.to_tensor
@@ -97,7 +149,7 @@ def _evaluated(session: Session, spec: RunSpec, recorder: Recorder, metrics: Any
         ("evaluate_single_scale", loader, {"scale": SCALES[0]}),
         ("evaluate_multi_scale", loader[:1], {"scales": MULTI_SCALES, "crop": crop}),
     ):
-        network = session.network(replace(spec, mode="train"))
+        network = build(replace(spec, mode="train"))
         counts = np.asarray(getattr(metrics, name)(network, given, classes, **options))
         recorder.add_array(f"network, {name}", "count", counts, f"metrics.{name}")
         mode = np.array(int(network.training))
