@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from io import TextIOWrapper
 from pathlib import Path
@@ -62,6 +62,9 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
         return int(number) * unit
 
 
+_DTYPE = click.Choice(["float16", "bfloat16", "float32"])
+
+
 def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.argument("source", metavar="SRC", type=click.Path(path_type=Path)),
@@ -78,7 +81,7 @@ def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--dtype",
-            type=click.Choice(["float16", "bfloat16", "float32"]),
+            type=_DTYPE,
             help="Round floating-point tensors to it, and say what that loses; they are copied as they are else.",
         ),
         click.option(
@@ -168,8 +171,8 @@ def paddle2torch(
     "--to-layout",
     "layout",
     metavar="NAME",
-    required=True,
-    help="Whose names to write, of either framework: official, mmseg, paddle, paddleseg, stdcnet-paddle.",
+    help="Whose names to write, of either framework: official, mmseg, paddle, paddleseg, stdcnet-paddle. "
+    "Without it the names stay, and DST's suffix says the container.",
 )
 @_abn_option
 @_aliases_option
@@ -178,18 +181,20 @@ def paddle2torch(
 def relayout(
     source: Path,
     target: Path | None,
-    layout: str,
+    layout: str | None,
     abn: Any,
     aliases: bool,
     wrap: str | None,
     **options: Any,
 ) -> None:
-    """Give a checkpoint another code base's names; of the same framework or of the other one.
+    """Give a checkpoint another code base's names, of either framework, or another container or dtype.
 
     \b
     Example: stdc-convert relayout model_maxmIOU75.pth --to-layout mmseg
+             stdc-convert relayout model_maxmIOU75.pth model_maxmIOU75.safetensors
     """
-    _convert(source, target, None, {"layout": layout, "abn": abn, "aliases": aliases}, options, wrap)
+    planning = {"layout": layout, "abn": abn, "aliases": aliases, "same_layout": target is not None}
+    _convert(source, target, None, planning, options, wrap)
 
 
 @contextmanager
@@ -234,6 +239,7 @@ def _convert(
     from stdc_parity.converters import report
     from stdc_parity.converters.atomic import check_target
     from stdc_parity.converters.convert import (
+        check_names,
         check_options,
         choose_target,
         default_target,
@@ -244,9 +250,10 @@ def _convert(
     if options["prove"] and options["dry_run"]:
         raise click.UsageError("--prove needs the file that --dry-run does not write.")
     layout = choose_target(to, planning.pop("layout"))
-    if wrap is not None and layout.side == "paddle":
-        raise click.UsageError(f"--wrap: {layout.name} is a layout of Paddle, whose files have no wrapper.")
-    target = target or default_target(source, layout.side, "" if to else layout.name)
+    if target is None:
+        if layout is None:
+            raise click.UsageError("relayout needs --to-layout NAME for other names, or DST for another container.")
+        target = default_target(source, layout.side, "" if to else layout.name)
     certificate, force, shard_size = options["certificate"], options["force"], options["shard_size"]
     check_options(target, wrap, shard_size)
     if not options["dry_run"]:
@@ -261,6 +268,7 @@ def _convert(
     targets: list[Path] = []
     with _progress() as phases:
         conversion = plan_conversion(source, to, target=layout, phases=phases, **planning)
+        check_names(conversion, target, wrap)
         hashing = report.begin_hashing(conversion) if certificate is not None else None
         if not options["dry_run"]:
             following = {"follow": hashing.follow} if hashing else {}
@@ -310,6 +318,8 @@ def inspect(source: Path, key: str | None, member: str | None, keys: bool) -> No
 @click.argument("b", metavar="B", type=click.Path(path_type=Path))
 @click.option("--key-a", metavar="PATH", help="Where the state dict is in A.")
 @click.option("--key-b", metavar="PATH", help="Where the state dict is in B.")
+@click.option("--member-a", metavar="NAME", help="Which file of A, if that is a tar of several.")
+@click.option("--member-b", metavar="NAME", help="Which file of B, if that is a tar of several.")
 @click.option(
     "--tol",
     type=click.FloatRange(0),
@@ -319,8 +329,9 @@ def inspect(source: Path, key: str | None, member: str | None, keys: bool) -> No
 @click.option("-v", "--verbose", is_flag=True, help="Show every tensor.")
 @fails_clearly
 def diff(
-    a: Path, b: Path, key_a: str | None, key_b: str | None, tol: float | None, json_path: Path | None, verbose: bool
-) -> None:
+    a: Path, b: Path, key_a: str | None, key_b: str | None, member_a: str | None, member_b: str | None,
+    tol: float | None, json_path: Path | None, verbose: bool,
+) -> None:  # fmt: skip
     """Compare two checkpoints tensor by tensor, of any framework and container; exit code 1 if they differ.
 
     \b
@@ -331,10 +342,11 @@ def diff(
     from stdc_parity.converters.json_file import write_json
     from stdc_parity.converters.opened import open_checkpoint
 
-    opened = open_checkpoint(a, key_a), open_checkpoint(b, key_b)
-    size = sum(tensor.nbytes for one in opened for tensor in one.state.tensors.values())
-    with _bytes_bar("comparing", size) as progress:
-        found = comparing.diff(*opened, tol, progress)
+    with _progress() as phases:
+        opened_a = open_checkpoint(a, key_a, member_a, phases)
+        opened_b = open_checkpoint(b, key_b, member_b, phases)
+        size = sum(t.nbytes for one in (opened_a, opened_b) for t in one.state.tensors.values())
+        found = comparing.diff(opened_a, opened_b, tol, phases("comparing", size))
     if json_path is not None:
         write_json(diff_account(found), json_path, sources=(a, b))
     click.echo("\n".join(diff_lines(found, verbose=verbose)))
@@ -347,13 +359,16 @@ def diff(
 @click.option("--certificate", metavar="PATH", type=click.Path(path_type=Path), help="Hold both against it too.")
 @click.option("--model", metavar="NAME", help="The architecture, if it is not to be recognised.")
 @click.option("--key", metavar="PATH", help="Where the state dict is in SRC.")
-@click.option(
-    "--abn", type=click.Choice(["auto", "yes", "no"]), help="As it was given to the conversion (auto)."
-)
+@click.option("--member", metavar="NAME", help="Which file of SRC, if that is a tar of several.")
+@click.option("--abn", type=click.Choice(["auto", "yes", "no"]), help="As the conversion had it (auto).")
+@click.option("--to-layout", "layout", metavar="NAME", help="Whose names DST must have (those that it has).")
+@click.option("--dtype", type=_DTYPE, help="As the conversion had it; else no value may be rounded.")
 @click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write the findings.")
 @fails_clearly
 def verify(source: Path, target: Path, certificate: Path | None, json_path: Path | None, **options: Any) -> None:
     """Prove that DST holds exactly SRC's tensors, as the rules convert them; exit code 1 if not.
+
+    With a certificate, options that are not given are those of the conversion.
 
     \b
     Example: stdc-convert verify STDCNet1446_76.47.tar STDCNet1446_76.47.pdparams --certificate FILE.json
@@ -361,7 +376,8 @@ def verify(source: Path, target: Path, certificate: Path | None, json_path: Path
     from stdc_parity.converters import verify as verifying
     from stdc_parity.converters.json_file import write_json
 
-    found = verifying.verify(source, target, certificate, **options)
+    with _progress() as phases:
+        found = verifying.verify(source, target, certificate, phases=phases, **options)
     if json_path is not None:
         write_json(verifying.account(found), json_path, sources=(source, target))
     click.echo("\n".join(verifying.lines(found)))
@@ -413,19 +429,6 @@ def optimizer(
     )
     optimizer_files.write_optimizer(conversion, target, force=force)
     click.echo("\n".join(optimizer_files.optimizer_lines(conversion, target)))
-
-
-def _bytes_bar(label: str, size: int) -> Any:
-    """A context that gives a function to be told of bytes: a bar on a terminal, silence elsewhere."""
-    if size < 256 << 20 or not sys.stderr.isatty():
-        return nullcontext(lambda _size: None)
-    return _shown_bar(label, size)
-
-
-@contextmanager
-def _shown_bar(label: str, size: int) -> Iterator[Callable[[int], object]]:
-    with click.progressbar(length=size, label=label, file=sys.stderr) as bar:
-        yield bar.update
 
 
 @click.group(context_settings=SETTINGS, epilog=EPILOG)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from stdc_parity.converters.casting import DTYPES
+from stdc_parity.converters.containers import Contents
 from stdc_parity.converters.convert import Conversion
 from stdc_parity.converters.errors import CheckpointError, shown
+from stdc_parity.converters.hashing import hash_file, sha256
+from stdc_parity.converters.layouts import all_layouts
+from stdc_parity.converters.pieces import Progress
 from stdc_parity.converters.report import CERTIFICATE_SCHEMA
-from stdc_parity.converters.statedict import Array, StateDict
+from stdc_parity.converters.statedict import StateDict
 
 MAX_BYTES = 512 << 20
 """A certificate has some 600 bytes a key, so this is room for more than 800,000."""
 
-_CHUNK = 1 << 18
 _FIELDS = {"source": str, "target": str, "source_shape": list, "target_shape": list, "dtype": str,
            "source_sha256": str, "target_sha256": str, "rule": str}  # fmt: skip
 
@@ -38,10 +39,18 @@ class Certificate:
         entries: list[dict[str, Any]] = self.account["entries"]
         return entries
 
-    @property
-    def abn(self) -> bool:
-        """Whether InPlaceABN's weights were rewritten."""
-        return bool(self.account.get("inplace_abn"))
+    def options(self) -> dict[str, str | None]:
+        """The options of the conversion, by name, as far as the account tells them."""
+        account, source = self.account, self.account["source"]
+        from_torch = str(account.get("direction")).startswith("torch")
+        target = account.get("target_layout")
+        return {
+            "key": source.get("state_dict") or None,
+            "member": source.get("member") or None,
+            "abn": ("yes" if account.get("inplace_abn") else "no") if from_torch else None,
+            "dtype": account["dtype"]["dtype"] if account.get("dtype") else None,
+            "layout": target if target in all_layouts() else None,
+        }
 
 
 def read_certificate(path: Path) -> Certificate:
@@ -66,52 +75,72 @@ def read_certificate(path: Path) -> Certificate:
 def _is_certificate(account: Any) -> bool:
     if not isinstance(account, dict) or account.get("schema_version") != CERTIFICATE_SCHEMA:
         return False
-    entries, batches = account.get("entries"), account.get("batches")
-    if (
-        not isinstance(entries, list)
-        or not isinstance(batches, dict)
-        or not isinstance(account.get("source"), dict)
-    ):
+    forms: Mapping[str, Any] = {"entries": list, "batches": dict, "source": dict}
+    if not all(isinstance(account.get(field), form) for field, form in forms.items()):
         return False
-    if not isinstance(account.get("target"), dict | None):
+    if not all(isinstance(account.get(field), dict | None) for field in ("target", "dtype")):
+        return False
+    entries, dtype = account["entries"], account.get("dtype")
+    if dtype is not None and dtype.get("dtype") not in DTYPES:
+        return False
+    if not all(_is_file(file) for file in (account["source"], account["target"]) if file is not None):
         return False
     return all(isinstance(entry, dict) and all(isinstance(entry.get(field), kind | None)
                for field, kind in _FIELDS.items()) for entry in entries)  # fmt: skip
 
 
+def _is_file(file: Mapping[str, Any]) -> bool:
+    shards = file.get("shards", [])
+    texts = all(isinstance(file.get(field), str | None) for field in ("state_dict", "member"))
+    return texts and isinstance(shards, list) and all(isinstance(shard, dict) for shard in shards)
+
+
 def against_certificate(
     certificate: Certificate,
     conversion: Conversion,
-    target: Path,
+    target: Contents,
     held: StateDict,
     batches: Mapping[str, int],
 ) -> Iterator[str]:
     """What does not fit: `target` holds the tensors of `held`, and the counters `batches`."""
-    account = certificate.account
-    for which, path in (("source", conversion.source), ("target", target)):
-        yield from _against_file(which, account[which], path)
-    sides = f"{conversion.plan.source_side}2{conversion.target_side}"
-    if account.get("direction") != sides:
-        yield f"the certificate is of {shown(account.get('direction'))}, not of {sides}"
+    account, plan = certificate.account, conversion.plan
+    for which, contents in (("source", conversion.contents), ("target", target)):
+        yield from _against_files(which, account[which], contents.files)
+    facts = {
+        "direction": f"{plan.source_side}2{conversion.target_side}",
+        "source_layout": plan.source.name,
+        "target_layout": plan.target.name,
+    }
+    for field, fact in facts.items():
+        if account.get(field) != fact:
+            yield f"the certificate is of {shown(account.get(field))}, not of {fact}"
     if account["batches"] != dict(batches):
         yield "the counters of batches are not the certified ones"
-    yield from _against_keys("source", certificate, conversion.state)
-    yield from _against_keys("target", certificate, held)
+    if account.get("dtype") != (None if conversion.loss is None else conversion.loss.account()):
+        yield "what rounding lost is not what is certified"
+    yield from _against_keys("source", certificate, conversion.state, conversion.contents.mapped.passed)
+    yield from _against_keys("target", certificate, held, target.mapped.passed)
 
 
-def _against_file(which: str, certified: Mapping[str, Any] | None, path: Path) -> Iterator[str]:
+def _against_files(which: str, certified: Mapping[str, Any] | None, paths: Sequence[Path]) -> Iterator[str]:
+    """Every file of a checkpoint, an index and its shards for instance, against what is certified of it."""
     if certified is None:
         yield f"the certificate is of a dry run: it knows no {which}"
         return
-    digest, size = _sha256_of_file(path), path.stat().st_size
-    if (digest, size) != (certified.get("sha256"), certified.get("bytes")):
-        yield (
-            f"{shown(path.name)} is not the certified {which}: sha256 {digest[:12]}… of {size:,} "
-            f"bytes, certified is {shown(certified.get('sha256'))[:12]}… of {shown(certified.get('bytes'))}"
-        )
+    files = [certified, *certified.get("shards", [])]
+    if len(files) != len(paths):
+        yield f"the {which} is {len(paths)} files, certified are {len(files)}"
+    for file, path in zip(files, paths, strict=False):
+        found = hash_file(path)
+        if any(found[fact] != file.get(fact) for fact in ("sha256", "bytes")):
+            yield (
+                f"{shown(path.name)} is not the certified {which}: sha256 {found['sha256'][:12]}… of "
+                f"{found['bytes']:,} bytes, certified is {shown(file.get('sha256'))[:12]}… of "
+                f"{shown(file.get('bytes'))}"
+            )
 
 
-def _against_keys(which: str, certificate: Certificate, state: StateDict) -> Iterator[str]:
+def _against_keys(which: str, certificate: Certificate, state: StateDict, used: Progress) -> Iterator[str]:
     """Every key of one file against its entries."""
     tensors = {state.original[name]: tensor for name, tensor in state.tensors.items()}
     certified = Counter(entry[which] for entry in certificate.entries if entry.get(which) is not None)
@@ -132,24 +161,10 @@ def _against_keys(which: str, certificate: Certificate, state: StateDict) -> Ite
                 f"{shown(name)} of the {which} is {tensor.shape} {tensor.dtype.name}, "
                 f"certified is {certified_facts}"
             )
-        elif _sha256(tensor) != entry.get(f"{which}_sha256"):
+        elif sha256(tensor, used) != entry.get(f"{which}_sha256"):
             yield f"{shown(name)} of the {which} does not have the certified sha256"
 
 
 def _dtype(entry: Mapping[str, Any], which: str) -> Any:
     """The dtype that an entry certifies of one side."""
     return entry.get(f"{which}_dtype") or entry.get("dtype")
-
-
-def _sha256_of_file(path: Path) -> str:
-    digest, chunk = hashlib.sha256(), bytearray(_CHUNK)
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(chunk):
-            digest.update(memoryview(chunk)[:size])
-    return digest.hexdigest()
-
-
-def _sha256(tensor: Array) -> str:
-    """The hash of a tensor's C-ordered little-endian bytes, as certificates have it."""
-    native = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
-    return hashlib.sha256(np.ascontiguousarray(native).reshape(-1).view(np.uint8).data).hexdigest()

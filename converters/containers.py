@@ -64,10 +64,6 @@ class Contents:
         """The files that it was read from, ``path`` first."""
         return tuple(self.mapped.paths)
 
-    def release(self) -> None:
-        """Let go of the memory that arrays were paged into; they are read again when they are used."""
-        self.mapped.release()
-
 
 def sniff(path: PathLike) -> str:
     """The container of the file at ``path``, by its bytes; raises CheckpointError if it is none we read."""

@@ -54,10 +54,16 @@ SUFFIXES = (
     ".safetensors", ".npz", ".onnx", ".gz", ".tgz",
 )  # fmt: skip
 TARGET_SUFFIX: Mapping[Side, str] = {"torch": ".pth", "paddle": ".pdparams"}
+OWN_SUFFIXES: Mapping[Side, tuple[str, ...]] = {"torch": (".tar", ".pth", ".pt", ".ckpt"), "paddle": (".pdparams",)}
 NEUTRAL = (".safetensors", ".npz")
 """Suffixes of containers that either framework's names may be in."""
 FORMAT: Mapping[Side, str] = {"torch": "pt", "paddle": "np"}
 """What safetensors' metadata call a side's tensors; Paddle's own tools read "np"."""
+
+_SAME_NAMES = (
+    "To another container or dtype with the same names: `stdc-convert relayout SRC DST`, DST ending in "
+    ".safetensors for instance."
+)
 
 ONNX_NOTE = (
     "Exporters fold norms into convolutions, rename what they fold, and leave out what the graph does not use. "
@@ -107,6 +113,11 @@ def default_target(source: Path, side: Side, layout: str = "") -> Path:
     return source.parent / name  # with_name would refuse "." and "/"
 
 
+def size_of(path: Path) -> int:
+    """The size of a file in bytes; 0 if it is none, which whoever reads it will say."""
+    return path.stat().st_size if path.is_file() else 0
+
+
 def open_state_dict(
     source: str | os.PathLike[str],
     key: str | None = None,
@@ -137,19 +148,20 @@ def plan_conversion(
     aliases: bool = False,
     drop_nonzero_bias: bool = False,
     dtype: str | None = None,
+    same_layout: bool = False,
     phases: Phases = no_phases,
 ) -> Conversion:
     """Read `source` and decide everything; nothing is written. `dtype` is another one for floating point.
     `phases` is told what takes long.
 
     `to` is the framework to convert to, None for any; `target` the layout, by default that of the framework's
-    twin. Raises CheckpointError for what the file is or lacks, UsageError for options that
-    do not fit it.
+    twin, or the source's own if there is no framework; it may be the source's own only with `same_layout`.
+    Raises CheckpointError for what the file is or lacks, UsageError for options that do not fit it.
     """
-    target = target or choose_target(to, None)
-    size = source.stat().st_size if source.is_file() else 0
-    contents, state, side = open_state_dict(source, key, member, phases("reading", size))
-    _refuse_no_change(source, state, side, to, target)
+    contents, state, side = open_state_dict(source, key, member, phases("reading", size_of(source)))
+    own = recognise_layout(state.tensors, side)
+    target = target or (own if to is None else twin_layout(to))
+    _refuse_no_change(source, side, to, own, target, same_layout)
     try:
         architecture = choose_architecture(state.tensors, side, model)
         plan = make_plan(
@@ -174,10 +186,11 @@ def plan_conversion(
     return Conversion(source, contents, state, plan, tensors, batches, tuple(notes), loss)
 
 
-def choose_target(to: Side | None, layout: str | None) -> Layout:
-    """The target's layout. Raises UsageError for an unknown one, or one of the framework that `to` is not."""
+def choose_target(to: Side | None, layout: str | None) -> Layout | None:
+    """The target's layout, None for the source's own. Raises UsageError for an unknown one, or one of the
+    framework that `to` is not."""
     if layout is None:
-        return twin_layout(to or "paddle")
+        return None if to is None else twin_layout(to)
     target = get_layout(layout)
     if to is not None and target.side != to:
         raise UsageError(
@@ -188,16 +201,19 @@ def choose_target(to: Side | None, layout: str | None) -> Layout:
     return target
 
 
-def _refuse_no_change(source: Path, state: StateDict, side: Side, to: Side | None, target: Layout) -> None:
+def _refuse_no_change(
+    source: Path, side: Side, to: Side | None, own: Layout, target: Layout, same_layout: bool
+) -> None:
     """Raise UsageError if the checkpoint is what it is to become."""
-    own = recognise_layout(state.tensors, side)
     if side == to:
         way = f"The other way is `stdc-convert {side}2{other(side)}`."
         if own is not target:
             way += f" Between {_FRAMEWORK[side]} layouts: `stdc-convert relayout SRC --to-layout {target.name}`."
+        else:
+            way += f" {_SAME_NAMES}"
         raise UsageError(f"{shown(source.name)} has {_FRAMEWORK[side]} names already", note=way)
-    if own is target:
-        raise UsageError(f"{shown(source.name)} has the layout {own.name} ({own.title}) already")
+    if own is target and not same_layout:
+        raise UsageError(f"{shown(source.name)} has the layout {own.name} ({own.title}) already", note=_SAME_NAMES)
 
 
 def write_conversion(
@@ -232,6 +248,20 @@ def check_options(target: Path, wrap: str | None, shard_size: int | None) -> Non
         raise UsageError(f"--wrap {shown(wrap)}: {suffix} files hold tensors by name and no dict around them")
     if shard_size is not None and suffix != ".safetensors":
         raise UsageError("--shard-size is for .safetensors targets")
+
+
+def check_names(conversion: Conversion, target: Path, wrap: str | None) -> None:
+    """Raise UsageError if the names that were planned do not fit the target's suffix, or the wrapper."""
+    side, name, suffix = conversion.target_side, conversion.plan.target.name, target.suffix.lower()
+    if wrap is not None and side == "paddle":
+        raise UsageError(f"--wrap: {name} is a layout of Paddle, whose files have no wrapper")
+    if suffix in OWN_SUFFIXES[other(side)]:
+        whose = _FRAMEWORK[other(side)]
+        raise UsageError(
+            f"{shown(target.name)} would hold {_FRAMEWORK[side]} names, and {suffix} is {whose} suffix",
+            note=f"For {whose} names: --to-layout {twin_layout(other(side)).name} of `stdc-convert relayout`. For "
+            f"{_FRAMEWORK[side]}: let DST end in {TARGET_SUFFIX[side]}, {' or '.join(NEUTRAL)}.",
+        )
 
 
 def write_target(

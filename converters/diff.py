@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,7 @@ from stdc_parity.converters.opened import (
     with_abn_rewritten,
     without_what_is_of_one_layout,
 )
+from stdc_parity.converters.pieces import Progress, no_progress
 from stdc_parity.converters.statedict import Array
 
 Verdict = Literal["same", "close", "different", "shape", "dtype", "missing", "extra"]
@@ -28,9 +29,6 @@ VERDICTS: tuple[Verdict, ...] = ("missing", "extra", "shape", "dtype", "differen
 
 CLOSE = 1e-5
 """What counts as close: max|a-b| <= CLOSE * max|a|, the tolerance that `stdc-align` starts from."""
-
-RELEASE = 64 << 20
-"""Bytes after which the memory that a file was paged into is let go of."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,7 @@ class Diff:
         return all(row.verdict in agreeing for row in self.rows)
 
 
-Progress = Callable[[int], object]
-
-
-def diff(a: Opened, b: Opened, tol: float | None = None, progress: Progress | None = None) -> Diff:
+def diff(a: Opened, b: Opened, tol: float | None = None, progress: Progress = no_progress) -> Diff:
     """Compare every tensor; `progress` is told the bytes of `a` and `b` that were compared.
 
     Names are the official ones if both architectures are recognised, else the files' own with PyTorch's
@@ -150,9 +145,8 @@ def _without_counters(named: Named) -> Named:
 
 
 def _rows(
-    a: Opened, b: Opened, named_a: Named, named_b: Named, tol: float, progress: Progress | None
+    a: Opened, b: Opened, named_a: Named, named_b: Named, tol: float, progress: Progress
 ) -> Iterator[Row]:
-    read = 0
     for name, tensor in named_a.tensors.items():
         other = named_b.tensors.get(name)
         facts = _facts(named_a, name, tensor)
@@ -162,13 +156,9 @@ def _rows(
         else:
             size += other.nbytes
             yield _compared(name, tensor, other, facts, _facts(named_b, name, other), tol, a.side != b.side)
-        read += size
-        if progress is not None:
-            progress(size)
-        if read > RELEASE:
-            read = 0
-            a.contents.release()
-            b.contents.release()
+        progress(size)
+        a.contents.mapped.passed(size)
+        b.contents.mapped.passed(size)
     for name, tensor in named_b.tensors.items():
         if name not in named_a.tensors:
             yield Row(name, "extra", None, _facts(named_b, name, tensor))

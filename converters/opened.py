@@ -12,10 +12,11 @@ import numpy as np
 from stdc_parity.converters.architecture import Architecture, Side, is_transposed
 from stdc_parity.converters.closeness import gap_between
 from stdc_parity.converters.containers import Contents
-from stdc_parity.converters.convert import open_state_dict
+from stdc_parity.converters.convert import open_state_dict, size_of
 from stdc_parity.converters.errors import CheckpointError, shown
 from stdc_parity.converters.layout import Layout, places, why_absent, with_biases
 from stdc_parity.converters.layouts import twin_layout
+from stdc_parity.converters.pieces import Phases, no_phases
 from stdc_parity.converters.plan import RULES, decide_abn, recognise, recognise_layout, torch_name
 from stdc_parity.converters.statedict import Array, StateDict
 
@@ -50,9 +51,14 @@ class Named:
         return any(name.endswith(f".{COUNTER}") for name in self.tensors)
 
 
-def open_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Opened:
+def open_checkpoint(
+    path: str | os.PathLike[str],
+    key: str | None = None,
+    member: str | None = None,
+    phases: Phases = no_phases,
+) -> Opened:
     """Open the checkpoint at `path`; raises CheckpointError, UsageError as `open_state_dict` does."""
-    contents, state, side = open_state_dict(path, key)
+    contents, state, side = open_state_dict(path, key, member, phases("reading", size_of(Path(path))))
     return Opened(Path(path), contents, state, side, recognise(state.tensors, side))
 
 

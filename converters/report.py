@@ -36,6 +36,8 @@ def summary_lines(conversion: Conversion, targets: Sequence[Path]) -> Iterator[s
     changed += [f"{counters} batch counters dropped"] if counters else []
     yield f"{len(state.original)} tensors -> {kept} ({_megabytes(size)}); {', '.join(changed) or 'all copied'}"
     yield from conversion.remarks
+    if targets and conversion.target_side == "paddle" and conversion.batches and targets[0].suffix.lower() == ".npz":
+        yield f"An npz has no place for the {len(conversion.batches)} batch counters: they are lost."
     yield written_line(targets) if targets else "Dry run: nothing was converted."
 
 

@@ -7,24 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stdc_parity.converters.certificate import Certificate, against_certificate, read_certificate
+from stdc_parity.converters.casting import DTYPES
+from stdc_parity.converters.certificate import against_certificate, read_certificate
 from stdc_parity.converters.closeness import gap_between
+from stdc_parity.converters.containers import Contents
 from stdc_parity.converters.convert import Conversion, open_state_dict, plan_conversion
 from stdc_parity.converters.diff_report import describe_gap
 from stdc_parity.converters.errors import shown
+from stdc_parity.converters.layouts import get_layout
+from stdc_parity.converters.pieces import Phases, no_phases
 from stdc_parity.converters.plan import Abn, Plan, recognise_layout
+from stdc_parity.converters.sniffing import NPZ
 from stdc_parity.converters.statedict import Array, StateDict
 
 SCHEMA = 1
 SHOWN = 20
-RELEASE = 64 << 20
 
 
 @dataclass(frozen=True)
 class Verification:
     """What was found; true if the target holds exactly the source's tensors.
 
-    `problems` are lines, in no case clipped; `dropped` and `created` name keys with their reasons.
+    `problems` are lines, in no case clipped; `dropped` and `created` name keys with their reasons. `rounded` says
+    what another dtype cost, "" if none was asked for; `hint` what else the conversion may have been, if it failed.
     """
 
     source: Path
@@ -35,6 +40,8 @@ class Verification:
     problems: tuple[str, ...]
     dropped: tuple[tuple[str, str], ...]
     created: tuple[tuple[str, str], ...]
+    rounded: str = ""
+    hint: str = ""
 
     def __bool__(self) -> bool:
         return not self.problems
@@ -47,23 +54,34 @@ def verify(
     *,
     model: str | None = None,
     key: str | None = None,
+    member: str | None = None,
     abn: Abn | None = None,
+    layout: str | None = None,
+    dtype: str | None = None,
+    phases: Phases = no_phases,
 ) -> Verification:
     """Convert `source` in memory and hold `target` against the result, key by key and bit for bit.
 
-    With a certificate both files' hashes and every key's are held against that too, and it says whether
-    InPlaceABN's weights were rewritten. Raises CheckpointError if a file cannot be read or converted,
-    UsageError if both have one layout.
+    The options are those of the conversion; `layout` is the target's, by default the one that its names have.
+    With a certificate both files' hashes and every key's are held against that too, and options that are not
+    given are taken from it. Raises CheckpointError if a file cannot be read or converted, UsageError for
+    options that do not fit.
     """
     certified = None if certificate is None else read_certificate(certificate)
     contents, held, side = open_state_dict(target)
-    conversion = _planned(source, side, held, certified, model, key, abn)
-    batches = contents.batches if side == "paddle" else conversion.batches
-    problems = [*_against_tensors(conversion, held, contents.release), *_beside(held)]
-    if side == "paddle" and contents.batches != conversion.batches:
+    given = {"model": model, "key": key, "member": member, "abn": abn, "dtype": dtype, "layout": layout}
+    if certified is not None:
+        given = {name: certified.options().get(name) if value is None else value for name, value in given.items()}
+    conversion = _planned(source, side, held, given, phases)
+    counts = side == "paddle" and contents.container != NPZ  # which has no place for counters
+    size = sum(tensor.nbytes for tensor in conversion.tensors.values())
+    conversion.contents.mapped.watch = phases("comparing", size)
+    problems = [*_against_tensors(conversion, held, contents), *_beside(held)]
+    if counts and contents.batches != conversion.batches:
         problems.append(f"the counters of batches behind the tensors are not {shown(source.name)}'s")
     if certified is not None:
-        problems += against_certificate(certified, conversion, target, held, batches)
+        batches = contents.batches if counts else conversion.batches
+        problems += against_certificate(certified, conversion, contents, held, batches)
     entries, original = conversion.plan.entries, conversion.state.original
     dropped = tuple(
         (original.get(e.source, e.source), "; ".join(filter(None, (e.reason, e.loss))))
@@ -71,45 +89,48 @@ def verify(
         if e.source and not e.target
     )
     created = tuple((e.target, e.reason) for e in entries if e.target and not e.source)
-    return Verification(source, target, certificate, conversion.plan, len(conversion.tensors), tuple(problems),
-                        dropped, created)  # fmt: skip
+    return Verification(
+        source, target, certificate, conversion.plan, len(conversion.tensors), tuple(problems), dropped, created,
+        rounded="" if conversion.loss is None else conversion.loss.describe(),
+        hint=_dtype_hint(conversion, held) if problems else "",
+    )  # fmt: skip
 
 
 def _planned(
     source: Path,
     side: Any,
     held: StateDict,
-    certified: Certificate | None,
-    model: str | None,
-    key: str | None,
-    abn: Abn | None,
+    given: dict[str, Any],
+    phases: Phases,
 ) -> Conversion:
-    """The conversion of `source` to what `held` is: with aliases if it has some, its InPlaceABN as certified."""
-    if certified is not None and key is None:
-        key = certified.account["source"].get("state_dict") or None
-    if certified is not None and abn is None and certified.account.get("direction") == "torch2paddle":
-        abn = "yes" if certified.abn else "no"
-    layout = recognise_layout(held.tensors, side)
-    options: dict[str, Any] = {"target": layout, "model": model, "key": key, "drop_nonzero_bias": True}
-    conversion = plan_conversion(source, None, abn=abn or "auto", **options)
+    """The conversion of `source` to what `held` is: with aliases if it has some."""
+    name, abn, options = given.pop("layout"), given.pop("abn") or "auto", {**given}
+    layout = recognise_layout(held.tensors, side) if name is None else get_layout(name)
+    options |= {"target": layout, "abn": abn, "drop_nonzero_bias": True, "phases": phases}
+    conversion = plan_conversion(source, None, same_layout=True, **options)
     if layout.name == "official" and any(name in conversion.plan.architecture.aliases for name in held.tensors):
-        return plan_conversion(source, None, aliases=True, **options)
+        return plan_conversion(source, None, same_layout=True, aliases=True, **options)
     return conversion
 
 
-def _against_tensors(conversion: Conversion, held: StateDict, release: Any) -> Iterator[str]:
+def _dtype_hint(conversion: Conversion, held: StateDict) -> str:
+    """Which --dtype might explain what `held` is, if any."""
+    names = {tensor.dtype.name for tensor in held.tensors.values() if tensor.dtype.kind not in "iub"}
+    ours = {tensor.dtype.name for tensor in conversion.tensors.values() if tensor.dtype.kind not in "iub"}
+    if len(names) != 1 or names == ours or not names <= set(DTYPES):
+        return ""
+    return f"Was it converted with --dtype {names.pop()}? Then give that here too."
+
+
+def _against_tensors(conversion: Conversion, held: StateDict, contents: Contents) -> Iterator[str]:
     found = {held.original[name]: tensor for name, tensor in held.tensors.items()}
-    read = 0
     for name, tensor in conversion.tensors.items():
         other = found.get(name)
         problem = "missing" if other is None else _difference(tensor, other)
         if problem:
             yield f"{shown(name)}: {problem}"
-        read += tensor.nbytes
-        if read > RELEASE:
-            read = 0
-            conversion.contents.release()
-            release()
+        conversion.contents.mapped.used(tensor.nbytes)
+        contents.mapped.passed(tensor.nbytes)
     yield from (f"{shown(name)}: not of the source" for name in found if name not in conversion.tensors)
 
 
@@ -137,6 +158,8 @@ def lines(found: Verification) -> Iterator[str]:
     for verb, keys in (("dropped", found.dropped), ("created", found.created)):
         for reason, count in _reasons(keys).items():
             yield f"{count:,} {verb}: {shown(reason)}"
+    if found.rounded:
+        yield found.rounded
     yield from (f"  {problem}" for problem in found.problems[:SHOWN])
     if len(found.problems) > SHOWN:
         yield f"  … and {len(found.problems) - SHOWN:,} more (--json has all)"
@@ -145,6 +168,8 @@ def lines(found: Verification) -> Iterator[str]:
         yield f"Verified: {shown(found.target.name)} holds exactly these tensors, bit for bit{certified}."
     else:
         yield f"Not verified: {len(found.problems):,} problem{'s' if len(found.problems) != 1 else ''}."
+        if found.hint:
+            yield f"Note: {found.hint}"
 
 
 def _reasons(keys: tuple[tuple[str, str], ...]) -> dict[str, int]:

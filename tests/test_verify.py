@@ -1,6 +1,7 @@
 """Verifying conversions after the fact: what is right passes, and every kind of tampering is found."""
 
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -39,6 +40,8 @@ def files(tmp_path_factory):
         "--aliases", "--wrap", "state_dict")  # fmt: skip
     run(0, "torch2paddle", folder / "net.pth", folder / "copied.pdparams", "--abn", "no",
         "--certificate", folder / "copied.json")  # fmt: skip
+    run(0, "torch2paddle", folder / "net.pth", folder / "half.pdparams", "--dtype", "float16",
+        "--certificate", folder / "half.json")  # fmt: skip
     run(0, "torch2paddle", folder / "net.pth", "--dry-run", "--certificate", folder / "dry.json")
     return folder
 
@@ -58,6 +61,72 @@ def test_what_was_converted_is_verified(files):
     run(1, "verify", files / "net.pth", files / "copied.pdparams")
     run(0, "verify", files / "net.pth", files / "copied.pdparams", "--abn", "no")
     run(0, "verify", files / "net.pth", files / "copied.pdparams", "--certificate", files / "copied.json")
+
+
+def test_another_dtype_is_verified_when_it_is_asked_for(files):
+    source, half = files / "net.pth", files / "half.pdparams"
+    output = run(1, "verify", source, half)
+    assert "float16, must be" in output
+    assert "Note: Was it converted with --dtype float16?" in output
+    output = run(0, "verify", source, half, "--dtype", "float16")
+    assert "tensors rounded to float16: worst relative error" in output
+    run(0, "verify", source, half, "--certificate", files / "half.json")
+    run(1, "verify", source, half, "--certificate", files / "half.json", "--dtype", "bfloat16")
+    run(1, "verify", source, files / "net.pdparams", "--dtype", "float16")
+
+
+def test_the_layout_can_be_asked_for(files, tmp_path):
+    source, target, account = files / "net.pth", tmp_path / "seg.pdparams", tmp_path / "seg.json"
+    run(0, "torch2paddle", source, target, "--to-layout", "paddleseg", "--certificate", account)
+    run(0, "verify", source, target, "--to-layout", "paddleseg")
+    run(0, "verify", source, target, "--certificate", account)
+    run(1, "verify", source, target, "--to-layout", "paddle")
+    forged = json.loads(account.read_text()) | {"source_layout": "mmseg"}
+    account.write_text(json.dumps(forged))
+    output = run(1, "verify", source, target, "--certificate", account)
+    assert "the certificate is of mmseg, not of official" in output
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors", "npz"])
+def test_a_relayout_within_a_layout_is_verified(suffix, files, tmp_path):
+    target, account = tmp_path / f"same.{suffix}", tmp_path / "same.json"
+    run(0, "relayout", files / "back.pth", target, "--certificate", account)
+    run(0, "verify", files / "back.pth", target, "--certificate", account)
+    assert json.loads(account.read_text())["direction"] == "torch2torch"
+
+
+def test_an_npz_has_no_counters_and_says_so(files, tmp_path):
+    account = tmp_path / "net.json"
+    output = run(0, "torch2paddle", files / "net.pth", tmp_path / "net.npz", "--certificate", account)
+    assert "batch counters: they are lost" in output
+    run(0, "verify", files / "net.pth", tmp_path / "net.npz", "--certificate", account)
+
+
+def test_every_shard_is_held_against_the_certificate(files, tmp_path):
+    source, index, account = files / "net.pth", tmp_path / "net.safetensors.index.json", tmp_path / "net.json"
+    run(0, "torch2paddle", source, tmp_path / "net.safetensors", "--shard-size", "100KB", "--certificate", account)
+    assert "both are as certified" in run(0, "verify", source, index, "--certificate", account)
+    forged = json.loads(account.read_text())
+    forged["target"]["shards"][-1]["sha256"] = "0" * 64
+    account.write_text(json.dumps(forged))
+    output = run(1, "verify", source, index, "--certificate", account)
+    last = sorted(tmp_path.glob("net-*.safetensors"))[-1]
+    assert f"{last.name} is not the certified target: sha256" in output
+    del forged["target"]["shards"][-1]
+    account.write_text(json.dumps(forged))
+    assert "files, certified are" in run(1, "verify", source, index, "--certificate", account)
+
+
+def test_a_member_of_an_archive_is_verified(files, tmp_path):
+    archive, account = tmp_path / "two.tar", tmp_path / "out.json"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(files / "net.pth", "net.pth")
+        tar.add(files / "back.pth", "back.pth")
+    run(0, "torch2paddle", archive, tmp_path / "out.pdparams", "--member", "net.pth", "--certificate", account)
+    run(0, "verify", archive, tmp_path / "out.pdparams", "--member", "net.pth")
+    run(0, "verify", archive, tmp_path / "out.pdparams", "--certificate", account)
+    run(0, "diff", archive, files / "net.pth", "--member-a", "net.pth")
+    run(2, "diff", archive, archive, "--member-a", "net.pth", "--member-b", "none")
 
 
 def negated(arrays):
@@ -158,6 +227,7 @@ FORGERIES = [
     (lambda account: account["entries"].pop(), "of the source is not certified"),
     (lambda account: account["entries"].append(account["entries"][0]), "of the target is certified twice"),
     (lambda account: account["batches"].clear(), "the counters of batches are not the certified ones"),
+    (lambda account: edit(account, dtype={"dtype": "float32"}), "what rounding lost is not what is certified"),
     (lambda account: edit(account, direction="paddle2torch"), "the certificate is of paddle2torch, not of"),
 ]
 
@@ -181,6 +251,9 @@ def test_a_certificate_of_a_dry_run_knows_no_target(files):
 @pytest.mark.parametrize(
     "content",
     [b"", b"\x80\2N.", b"[]", b"{}", b'{"schema_version": 1}', b"[" * 100_000, b'{"schema_version": 1e999}',
+     b'{"schema_version": 1, "entries": [], "batches": {}, "source": {"shards": [1]}, "target": null}',
+     b'{"schema_version": 1, "entries": [], "batches": {}, "source": {"member": 1}, "target": null}',
+     b'{"schema_version": 1, "entries": [], "batches": {}, "source": {}, "target": null, "dtype": {"dtype": []}}',
      b'{"schema_version": 1, "entries": [1], "batches": {}, "source": {}, "target": null}',
      b'{"schema_version": 1, "entries": [{"source": []}], "batches": {}, "source": {}, "target": null}'],
 )  # fmt: skip
