@@ -11,6 +11,7 @@ import argparse
 import faulthandler
 import gzip
 import io
+import json
 import random
 import resource
 import signal
@@ -35,6 +36,9 @@ SECONDS = 5
 MEMORY = 128 << 20
 """Bytes of memory that reading one file may add to twice the file's size."""
 
+SHARD = "fuzzed-00001-of-00001.safetensors"
+"""The whole file that the indices of shards name."""
+
 NEVER = {"torch", "paddle", "subprocess", "pickle", "runpy"}
 """Modules that no file may make us import."""
 
@@ -56,7 +60,9 @@ def good_seeds() -> dict[str, bytes]:
         "small legacy": hostile.torch_legacy(hostile.mapping({"w": hostile.tensor(view=b"N")})),
         "small pickle": hostile.pickled(hostile.mapping({"w": hostile.array()})),
     }
-    return hostile.good(state) | of_a_net | small | hostile.other_containers(state) | {"torch tar": old_tar()}
+    index = json.dumps({"metadata": {}, "weight_map": dict.fromkeys(state, SHARD)}).encode()
+    more = {"torch tar": old_tar(), "shards": index}
+    return hostile.good(state) | of_a_net | small | hostile.other_containers(state) | more
 
 
 def bad_seeds() -> dict[str, bytes]:
@@ -142,6 +148,7 @@ def fuzz(count: int, seed: int, folder: Path, say: Any = print) -> Counter[str]:
     outcomes: Counter[str] = Counter()
     modules = set(sys.modules)
     path, canary = folder / "fuzzed.bin", Path("CANARY")
+    (folder / SHARD).write_bytes(good["safetensors"])
     for number in range(count):
         draw = random.Random(seed * 1_000_003 + number)
         name = names[number % len(names)]

@@ -122,7 +122,7 @@ def _place(name: str, facts: object) -> _Place:
             raise CheckpointError(
                 f"{shown(name)}: a tensor of shape {shown(shape)} and dtype {dtype} has {end - start:,} bytes of data"
             )
-    elif dtype not in OTHER_DTYPES:
+    elif dtype not in (*DTYPES, *OTHER_DTYPES):
         raise CheckpointError(f"{shown(name)}: {shown(dtype, 20)} is no dtype of safetensors")
     return _Place(name, dtype, shape, start, end)
 

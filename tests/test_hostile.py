@@ -1,5 +1,6 @@
 """Bad files through the command line: one clear line, exit code 3, nothing executed, nothing left behind."""
 
+import json
 import os
 import re
 import resource
@@ -7,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,28 @@ def npys(**lies):
 
 
 saved = hostile.whole_zip
+PLAIN = hostile.safetensors({"w": np.ones(4, np.float32)})
+NPZ = hostile.zip_of([("w.npy", hostile.npy())])
+TAR = hostile.tar_of({"net.pth": ZIP})
+
+
+def places(**facts):
+    """A safetensors file of 16 bytes whose one tensor lies about itself."""
+    facts = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16], **facts}
+    return hostile.raw_safetensors(json.dumps({"w": facts}).encode())
+
+
+def npzs(method=0, **lies):
+    return hostile.zip_of([("w.npy", hostile.npy(**lies))], method)
+
+
+def indexes(places):
+    """An index of shards."""
+    return json.dumps({"metadata": {}, "weight_map": places}).encode()
+
+
+def gzips(content, at=0, raw=b""):
+    return patched(hostile.gzipped(content), at, raw)
 
 
 def damaged(content, where, raw=None):
@@ -100,6 +124,62 @@ BAD = [
     ("legacy: big-endian", torch_legacy(mapping({"w": tensor(view=b"N")}), little=False), "big-endian"),
     ("legacy: storage too short", torch_legacy(mapping({"w": tensor(view=b"N")}), storage=bytes(8)),
      "declares 4 elements and has 2"),
+    ("safetensors: header beyond the file", hostile.raw_safetensors(b"{}", size=1000), "ends inside"),
+    ("safetensors: header of 2 GB", hostile.raw_safetensors(b"{}", size=2**31), "2,147,483,648 bytes long"),
+    ("safetensors: shape beyond the data", places(shape=[5]), r"shape \(5,\) and dtype F32 has 16 bytes"),
+    ("safetensors: shape of 2**63", places(shape=[2**61, 4]), "has 16 bytes of data"),
+    ("safetensors: negative shape", places(shape=[-2, -2]), "damaged at w"),
+    ("safetensors: negative offset", places(data_offsets=[-16, 0]), "end before they begin"),
+    ("safetensors: offsets turned round", places(data_offsets=[16, 0]), "end before they begin"),
+    ("safetensors: data beyond the file", places(shape=[8], data_offsets=[0, 32]), "16 bytes beyond"),
+    ("safetensors: bytes of no tensor", PLAIN + b"more", "4 bytes that belong to no tensor"),
+    ("safetensors: overlap", hostile.safetensors({"w": np.ones(4, np.float32)}, x={"dtype": "F32", "shape": [2],
+        "data_offsets": [8, 16]}), "overlap"),
+    ("safetensors: a name twice", hostile.raw_safetensors(b'{"w": {}, "w": {}}'), "the name w twice"),
+    ("safetensors: no JSON", hostile.raw_safetensors(b"{'w': 1}"), "no plain JSON"),
+    ("safetensors: nested JSON", hostile.raw_safetensors(b'{"a":' * 100_000), "no plain JSON"),
+    ("safetensors: an integer of 5,000 digits", hostile.raw_safetensors(b'{"a": 1' + b"0" * 5000 + b"}"),
+     "no plain JSON"),
+    ("safetensors: an unknown dtype", places(dtype="object"), "object is no dtype"),
+    ("safetensors: a dtype of 8 bits", places(dtype="F8_E4M3", shape=[16]), "F8_E4M3"),
+    ("safetensors: control characters", hostile.raw_safetensors(b'{"\\u001b[31m": 3}'), r"\\x1b\[31m"),
+    ("safetensors: NaN as a counter", hostile.raw_safetensors(b'{"__metadata__": {"stdc_parity num_batches_tracked":'
+        b' "{\\"a\\": NaN}"}}', b""), "counters of batches"),
+    ("shards: one in another folder", indexes({"w": "../x.safetensors"}), r"\.\./x\.safetensors"),
+    ("shards: one by its whole path", indexes({"w": "/etc/x.safetensors"}), "/etc/x.safetensors"),
+    ("shards: one that is missing", indexes({"w": "x-00001-of-00001.safetensors"}), "does not exist"),
+    ("shards: the index itself", indexes({"w": "bad.tar"}), r"bad\.tar, which is no \.safetensors"),
+    ("shards: thousands", indexes({f"{i}": f"{i}.safetensors" for i in range(2000)}), "2,000 shards"),
+    ("shards: no map", indexes(["x.safetensors"]), "weight_map"),
+    ("shards: nested JSON", indexes({})[:-2] + b'{"a":' * 100_000, "no plain JSON"),
+    ("npz: objects", npzs(code="'|O'", data=pickled(ATTACKS["eval"])), "array of Python objects"),
+    ("npz: objects in a record", npzs(code="[('a', '|O')]"), "array of Python objects"),
+    ("npz: code for a dtype", npzs(code="__import__('os').system('touch CANARY')"), "header is damaged"),
+    ("npz: shape beyond the data", npzs(shape="(5,)"), r"shape \(5,\)"),
+    ("npz: shape of 2**63", npzs(shape="(2305843009213693952, 4)"), "has 16 bytes"),
+    ("npz: negative shape", npzs(shape="(-4,)"), "header is damaged"),
+    ("npz: text", npzs(code="'<U4'"), "w: a numpy array of dtype"),
+    ("npz: complex", npzs(code="'<c8'", shape="(2,)"), "w: a numpy array of dtype"),
+    ("npz: wrong checksum", damaged(NPZ, b"w.npy"), "damaged: its checksum"),
+    ("npz: encrypted", directory(8, b"\1\0", content=NPZ), "encrypted"),
+    ("npz: an entry twice", hostile.zip_of([("w.npy", hostile.npy()), ("w.npy", hostile.npy())]), "twice"),
+    ("npz bomb", npzs(zipfile.ZIP_DEFLATED, shape="(2**27,)", data=bytes(1 << 27)), "unpacks to more than"),
+    ("npz bomb of a smaller size", directory(24, struct.pack("<L", 500), content=npzs(zipfile.ZIP_DEFLATED,
+        data=bytes(1 << 27))), "damaged"),
+    ("tar.gz with ../", hostile.gzipped(hostile.tar_of({"../evil.pth": b"x"})), r"\.\./evil\.pth"),
+    ("tar.gz: the attack inside", hostile.gzipped(hostile.tar_of({"net.pdparams": pickled(ATTACKS["eval"])})),
+     r"builtins\.eval; nothing"),
+    ("tar.gz: two checkpoints", hostile.gzipped(hostile.tar_of({"a.pth": ZIP, "b.pth": ZIP})), "--member NAME"),
+    ("tar.gz: an index inside", hostile.gzipped(hostile.tar_of({"x.json": indexes({"w": "a.safetensors"})})),
+     "no checkpoint that is read"),
+    ("tar.gz: one gzip in another", hostile.gzipped(hostile.gzipped(ZIP)), "compressed with gzip itself"),
+    ("tar.gz: cut", hostile.gzipped(TAR)[:-20], "ends inside its gzip|damaged"),
+    ("tar.gz: wrong checksum", gzips(TAR, len(hostile.gzipped(TAR)) - 8, bytes(4)), "gzip data are damaged"),
+    ("tar.gz: a tar that is cut", hostile.gzipped(TAR[:700]), "ends inside a tar"),
+    ("tar: a name twice", TAR[: 512 + -(-len(ZIP) // 512) * 512] + TAR, "net.pth twice"),
+    ("tar: wrong checksum", patched(TAR, 148, b"0000000"), "the tar is damaged"),
+    ("tar: only an empty file", hostile.tar_of({"a.pth": b""}), "no checkpoint that is read: a.pth"),
+    ("onnx: cut", hostile.onnx({"w": np.ones(4, np.float32)})[:-30], "."),
     ("complex", zips(kind="ComplexFloatStorage"), "w: a tensor of dtype complex64"),
     ("quantized", torch_zip(mapping({"w": hostile.call("torch._utils._rebuild_qtensor", b"N")})), "w: a quantized"),
     ("sparse", torch_zip(mapping({"w": hostile.call("torch._utils._rebuild_sparse_tensor", b"N", b"N")})),
@@ -244,7 +324,7 @@ def boundaries(container, content):
     """Where the parts of a file begin: pickles, opcodes, storages, records."""
     import pickletools
 
-    marks = {1, 2, 100, len(content) // 2, len(content) - 1}
+    marks = {1, 2, 8, 100, len(content) - 1, *range(len(content) // 30, len(content), len(content) // 30)}
     for magic in (b"PK\3\4", b"PK\1\2", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"\x80\2", b"\x80\4"):
         at = -1
         while (at := content.find(magic, at + 1)) >= 0:
@@ -255,10 +335,13 @@ def boundaries(container, content):
     return sorted(mark for mark in marks if 0 < mark < len(content))
 
 
-@pytest.mark.parametrize("container", GOOD)
+WHOLE = GOOD | hostile.other_containers(STATE)
+
+
+@pytest.mark.parametrize("container", [container for container in WHOLE if container != "tar"])
 def test_truncated_at_every_boundary(container, tmp_path):
-    content = GOOD[container]
-    way = "paddle2torch" if container == "paddle pickle" else "torch2paddle"
+    content = WHOLE[container]
+    way = "paddle2torch" if container in ("paddle pickle", "tar.gz") else "torch2paddle"
     whole = len(content) if container != "paddle pickle" else content.index(b"stdc_parity num_batches") - 9
     cuts = boundaries(container, content)
     assert len(cuts) > 20
