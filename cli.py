@@ -236,6 +236,11 @@ def _convert(
     options: dict[str, Any],
     wrap: str | None = None,
 ) -> None:
+    from stdc_parity.converters.hashing import Hashing
+
+    certificate, force, shard_size = options["certificate"], options["force"], options["shard_size"]
+    hashing = None if certificate is None else Hashing(source)  # while numpy loads, and the rest
+
     from stdc_parity.converters import report
     from stdc_parity.converters.atomic import check_target
     from stdc_parity.converters.convert import (
@@ -254,7 +259,6 @@ def _convert(
         if layout is None:
             raise click.UsageError("relayout needs --to-layout NAME for other names, or DST for another container.")
         target = default_target(source, layout.side, "" if to else layout.name)
-    certificate, force, shard_size = options["certificate"], options["force"], options["shard_size"]
     check_options(target, wrap, shard_size)
     if not options["dry_run"]:
         check_target(target, force=force, source=source)
@@ -269,7 +273,8 @@ def _convert(
     with _progress() as phases:
         conversion = plan_conversion(source, to, target=layout, phases=phases, **planning)
         check_names(conversion, target, wrap)
-        hashing = report.begin_hashing(conversion) if certificate is not None else None
+        if hashing is not None:
+            report.begin_hashing(conversion, hashing)
         if not options["dry_run"]:
             following = {"follow": hashing.follow} if hashing else {}
             targets = write_conversion(

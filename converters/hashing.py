@@ -1,4 +1,7 @@
-"""Hashes of files and tensors, computed in threads beside the other work: hashlib lets other threads run."""
+"""Hashes of files and tensors, computed in threads beside the other work: hashlib lets other threads run.
+
+numpy is imported when the first tensor comes, so that the source is hashed while numpy loads.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stdc_parity.converters.pickle_values import Array
-from stdc_parity.converters.pieces import Progress, array_pieces, no_progress
+if TYPE_CHECKING:
+    from stdc_parity.converters.pickle_values import Array
+    from stdc_parity.converters.pieces import Progress
 
 CHUNK = 4 << 20
 """Bytes of a file hashed at a time: enough that threads seldom wait for each other."""
@@ -48,12 +52,18 @@ class _Task(Thread):
 
 
 class Hashing:
-    """Hashes that are being computed: of source files and tensors, and of target files while they are written."""
+    """Hashes that are being computed: of ``source``, of what else was read and planned once ``begin`` is told,
+    and of target files while they are written."""
 
-    def __init__(self, sources: Sequence[Path], tensors: Mapping[Hashable, Array], used: Progress) -> None:
-        self._sources = _Task(lambda: [hash_file(path) for path in sources])
-        self._tensors = _Task(lambda: {key: sha256(tensor, used) for key, tensor in tensors.items()})
+    def __init__(self, source: Path) -> None:
+        # What is no file is for the reader to refuse; opening a pipe would wait for a writer.
+        self._source = _Task(lambda: hash_file(source)) if source.is_file() else None
         self._targets: dict[Path, _Task] = {}
+
+    def begin(self, further: Sequence[Path], tensors: Mapping[Hashable, Array], used: Progress) -> None:
+        """Hash the ``further`` files of the source, and tensors; ``used`` is told the bytes of these."""
+        self._further = _Task(lambda: [hash_file(path) for path in further])
+        self._tensors = _Task(lambda: {key: sha256(tensor, used) for key, tensor in tensors.items()})
 
     @contextmanager
     def follow(self, written: Path, path: Path) -> Iterator[None]:
@@ -66,8 +76,9 @@ class Hashing:
             ended.set()
 
     def sources(self) -> list[FileAccount]:
-        """Names, sizes and hashes of the source files."""
-        return list(self._sources.result())
+        """Names, sizes and hashes of the source's files, the one that was named first."""
+        first = [] if self._source is None else [self._source.result()]
+        return [*first, *self._further.result()]
 
     def tensors(self) -> dict[Hashable, str]:
         """The hashes of the tensors."""
@@ -79,8 +90,10 @@ class Hashing:
         return account
 
 
-def sha256(tensor: Array, used: Progress = no_progress) -> str:
+def sha256(tensor: Array, used: Progress) -> str:
     """The hash of a tensor's values: its C-ordered little-endian bytes, without shape or dtype."""
+    from stdc_parity.converters.pieces import array_pieces
+
     digest = hashlib.sha256()
     for piece in array_pieces(tensor):
         digest.update(piece)

@@ -88,8 +88,8 @@ class Mapped:
             self.release()
 
     def release(self) -> None:
-        """Let go of the memory that arrays were paged into; they are read again when they are used."""
-        if hasattr(mmap, "MADV_DONTNEED"):
+        """Let go of the memory that arrays were paged into, if it can be much; they are read again when used."""
+        if hasattr(mmap, "MADV_DONTNEED") and sum(map(len, self.mappings)) > RELEASE:
             for mapping in self.mappings:
                 mapping.madvise(mmap.MADV_DONTNEED)
 

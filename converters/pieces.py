@@ -31,7 +31,7 @@ def no_phases(_name: str, _size: int) -> Progress:
 
 def memory_of(array: Array) -> Hashable:
     """What tells whether two arrays are the same elements of the same memory."""
-    return array.__array_interface__["data"][0], array.shape, array.strides, array.dtype.name
+    return array.__array_interface__["data"][0], array.shape, array.strides, array.dtype
 
 
 def array_pieces(array: Array) -> Iterator[memoryview]:

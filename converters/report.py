@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,13 @@ def _odd(state: Any, side: Side, recognised: bool) -> Iterator[str]:
     yield from remarks(state, plan)
 
 
-def begin_hashing(conversion: Conversion) -> Hashing:
-    """Begin to hash what a certificate of `conversion` needs; its `follow` is for `write_conversion`."""
+def begin_hashing(conversion: Conversion, hashing: Hashing) -> None:
+    """Begin to hash what a certificate of `conversion` needs; `hashing.follow` is for `write_conversion`."""
     tensors = (*conversion.state.tensors.values(), *conversion.tensors.values())
     contents = conversion.contents
-    return Hashing(contents.files, {memory_of(tensor): tensor for tensor in tensors}, contents.mapped.passed)
+    hashing.begin(
+        contents.files[1:], {memory_of(tensor): tensor for tensor in tensors}, contents.mapped.passed
+    )
 
 
 def write_certificate(
@@ -129,7 +132,8 @@ def write_certificate(
     after, and the hashes of all files. Raises UsageError if `path` may not be written.
     """
     digests = hashing.tensors()
-    entries = [_entry_account(entry, conversion, digests) for entry in conversion.plan.entries]
+    dtype_name = cache(lambda dtype: str(dtype.name))  # numpy makes the name anew each time
+    entries = [_entry_account(entry, conversion, digests, dtype_name) for entry in conversion.plan.entries]
     account = {
         "schema_version": CERTIFICATE_SCHEMA,
         "tool": f"stdc-parity {VERSION}",
@@ -162,7 +166,9 @@ def _json_lines(account: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _entry_account(entry: Entry, conversion: Conversion, digests: Mapping[Hashable, str]) -> dict[str, Any]:
+def _entry_account(
+    entry: Entry, conversion: Conversion, digests: Mapping[Hashable, str], dtype_name: Callable[[Any], str]
+) -> dict[str, Any]:
     before = conversion.state.tensors.get(entry.source or "")
     after = conversion.tensors.get(entry.target or "")
     return {
@@ -171,8 +177,8 @@ def _entry_account(entry: Entry, conversion: Conversion, digests: Mapping[Hashab
         "rule": entry.rule,
         "reason": entry.reason,
         **({"loss": entry.loss} if entry.loss else {}),
-        "dtype": next((a.dtype.name for a in (before, after) if a is not None), None),
-        "target_dtype": None if after is None else after.dtype.name,
+        "dtype": next((dtype_name(a.dtype) for a in (before, after) if a is not None), None),
+        "target_dtype": None if after is None else dtype_name(after.dtype),
         "source_shape": entry.source_shape,
         "target_shape": entry.target_shape,
         "source_sha256": None if before is None else digests[memory_of(before)],

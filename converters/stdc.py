@@ -200,9 +200,10 @@ def _aliases(prefix: str, stages: Mapping[str, range], tensors: Mapping[str, Ten
     """Upstream registers its stages a second time: `x8.0.2.…` is `features.2.…` (same N: torch slices
     of a Sequential keep their indices)."""
     aliases = {}
+    numbers = {key: _feature_index(key, prefix) for key in tensors}
     for stride, blocks in stages.items():
-        for key in tensors:
-            if _feature_index(key, prefix) in blocks:
+        for key, number in numbers.items():
+            if number in blocks:
                 alias = f"x{stride.removesuffix('x')}.0.{key.removeprefix(f'{prefix}features.')}"
                 aliases[prefix + alias] = key
     return aliases
