@@ -128,7 +128,7 @@ _wrap_option = click.option(
 )
 
 
-@convert.command("torch2paddle", context_settings=SETTINGS)
+@convert.command("torch2paddle", context_settings=SETTINGS, short_help="A PyTorch checkpoint to Paddle.")
 @_conversion_options
 @_layout_option
 @_abn_option
@@ -145,7 +145,7 @@ def torch2paddle(source: Path, target: Path | None, abn: Any, layout: str | None
     _convert(source, target, "paddle", {"abn": abn, "layout": layout}, options)
 
 
-@convert.command("paddle2torch", context_settings=SETTINGS)
+@convert.command("paddle2torch", context_settings=SETTINGS, short_help="A Paddle checkpoint to PyTorch.")
 @_conversion_options
 @_layout_option
 @_aliases_option
@@ -165,7 +165,7 @@ def paddle2torch(
     _convert(source, target, "torch", {"aliases": aliases, "layout": layout}, options, wrap)
 
 
-@convert.command("relayout", context_settings=SETTINGS)
+@convert.command("relayout", context_settings=SETTINGS, short_help="Other names, container or dtype.")
 @_conversion_options
 @click.option(
     "--to-layout",
@@ -254,6 +254,12 @@ def _convert(
 
     if options["prove"] and options["dry_run"]:
         raise click.UsageError("--prove needs the file that --dry-run does not write.")
+    if options["prove"] and options["member"] is not None:
+        raise click.UsageError("--prove reads no member of an archive: unpack it first.")
+    if options["prove"] and options["dtype"] in ("float16", "bfloat16"):
+        raise click.UsageError(
+            f"--prove wants both sides alike to 1e-5, which {options['dtype']} is not: prove it without --dtype."
+        )
     layout = choose_target(to, planning.pop("layout"))
     if target is None:
         if layout is None:
@@ -286,22 +292,22 @@ def _convert(
         click.echo("\n".join(report.plan_lines(conversion)))
     click.echo("\n".join(report.summary_lines(conversion, targets)))
     if options["prove"]:
-        _prove(source, options["key"], target)
+        _prove(source, options["key"], target, "stages" if conversion.plan.is_between_twins else "outputs")
 
 
-def _prove(source: Path, key: str | None, target: Path) -> None:
+def _prove(source: Path, key: str | None, target: Path, taps: Any) -> None:
     from rich.console import Console
 
     from stdc_parity.align.prove import prove
     from stdc_parity.align.report import publish
 
     with Console(stderr=True).status("both sides import their frameworks …") as status:
-        result = prove(source, key, target, status.update)
+        result = prove(source, key, target, taps, status.update)
     publish(result)
     sys.exit(0 if result else 1)
 
 
-@convert.command(context_settings=SETTINGS)
+@convert.command(context_settings=SETTINGS, short_help="What a checkpoint is, and holds.")
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.option("--key", metavar="PATH", help="Where the state dict is in the file (ema, checkpoint.model, …).")
 @click.option("--member", metavar="NAME", help="Which file of a tar, if it holds several checkpoints.")
@@ -318,7 +324,7 @@ def inspect(source: Path, key: str | None, member: str | None, keys: bool) -> No
     click.echo("\n".join(report.inspect_lines(source, key, member, list_keys=keys)))
 
 
-@convert.command(context_settings=SETTINGS)
+@convert.command(context_settings=SETTINGS, short_help="Compare two checkpoints tensor by tensor.")
 @click.argument("a", metavar="A", type=click.Path(path_type=Path))
 @click.argument("b", metavar="B", type=click.Path(path_type=Path))
 @click.option("--key-a", metavar="PATH", help="Where the state dict is in A.")
@@ -358,7 +364,7 @@ def diff(
     sys.exit(0 if found else 1)
 
 
-@convert.command(context_settings=SETTINGS)
+@convert.command(context_settings=SETTINGS, short_help="Prove that DST holds exactly SRC's tensors.")
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("target", metavar="DST", type=click.Path(path_type=Path))
 @click.option("--certificate", metavar="PATH", type=click.Path(path_type=Path), help="Hold both against it too.")
@@ -389,7 +395,7 @@ def verify(source: Path, target: Path, certificate: Path | None, json_path: Path
     sys.exit(0 if found else 1)
 
 
-@convert.command("optimizer", context_settings=SETTINGS)
+@convert.command("optimizer", context_settings=SETTINGS, short_help="Momentum of torch's SGD <-> Paddle's.")
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("target", metavar="DST", type=click.Path(path_type=Path))
 @click.option(

@@ -9,17 +9,21 @@ from stdc_parity.align.compare import Judging
 from stdc_parity.align.judge import Tolerance
 from stdc_parity.align.result import RunResult
 from stdc_parity.align.run import Progress, choose_spec, run_rungs
+from stdc_parity.align.spec import TapLevel
 from stdc_parity.converters.errors import MissingFramework, shown
 
 
-def prove(source: Path, key: str | None, target: Path, progress: Progress = lambda line: None) -> RunResult:
+def prove(
+    source: Path, key: str | None, target: Path, taps: TapLevel, progress: Progress = lambda line: None
+) -> RunResult:
     """Run the pair's forward stage: the side whose names `target` has loads that, the other one loads `source`.
 
-    `key` is where the state dict is in `source`. Raises MissingFramework, and says that `target` was written, if
+    `key` is where the state dict is in `source`. `taps` are "outputs" if `target` may lack modules that do not
+    lead to one, as layouts of other code bases do. Raises MissingFramework, and says that `target` was written, if
     a side's framework cannot be imported; otherwise as `run_rungs`.
     """
     spec = choose_spec(
-        pair=None, size=None, batch=None, weights=os.fspath(source), key=key, converted=os.fspath(target)
+        pair=None, size=None, batch=None, weights=os.fspath(source), key=key, converted=os.fspath(target), taps=taps
     )
     judging = Judging(Tolerance(1e-5, None, None), "auto", False, None)
     try:

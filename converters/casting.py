@@ -52,7 +52,8 @@ class Loss:
             if counts:
                 names = [f"{shown(name)} ({count:,})" for name, count in list(counts.items())[:_MAX_NAMED]]
                 more = ", …" if len(counts) > _MAX_NAMED else ""
-                line += f"; {sum(counts.values()):,} values {what}: {', '.join(names)}{more}"
+                total = sum(counts.values())
+                line += f"; {total:,} value{'s' if total > 1 else ''} {what}: {', '.join(names)}{more}"
         return line + "."
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -109,10 +109,13 @@ def _named_alike(a: Opened, b: Opened) -> tuple[Named, Named, list[str]]:
         letter = "AB"[i]
         if abn[i] and not all(abn):
             named[i] = with_abn_rewritten(named[i], architecture)
-            notes.append(f"The head norms of {letter} are InPlaceABN's: compared as |weight| + 1e-5.")
+            named[1 - i] = _without_counters(named[1 - i], {f"{norm}.{COUNTER}" for norm in architecture.abn_norms})
+            notes.append(
+                f"The head norms of {letter} are InPlaceABN's: compared as |weight| + 1e-5, and without counters."
+            )
         if opened.side == "paddle" and not named[i].counts_batches and named[1 - i].counts_batches:
             counted = len(named[1 - i].tensors)
-            named[1 - i] = _without_counters(named[1 - i])
+            named[1 - i] = _without_counters(named[1 - i], named[1 - i].tensors)
             counted -= len(named[1 - i].tensors)
             notes.append(
                 f"{letter} is Paddle's, whose norms keep no counter: {counted} of {'BA'[i]} are left out."
@@ -139,8 +142,10 @@ def _without_what_one_layout_lacks(
     return named, notes
 
 
-def _without_counters(named: Named) -> Named:
-    tensors = {name: tensor for name, tensor in named.tensors.items() if not name.endswith(f".{COUNTER}")}
+def _without_counters(named: Named, names: Collection[str]) -> Named:
+    """Without the counters of batches among `names`."""
+    kept = {name for name in named.tensors if name not in names or not name.endswith(f".{COUNTER}")}
+    tensors = {name: tensor for name, tensor in named.tensors.items() if name in kept}
     return Named(tensors, named.original, named.aliases)
 
 

@@ -104,7 +104,9 @@ def _map(path: str | os.PathLike[str]) -> mmap.mmap:
         with Path(path).open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
-        raise CheckpointError("the file does not exist") from None
+        index = Path(f"{os.fspath(path)}.index.json")  # of shards, which have its name with numbers
+        note = f"It is in shards: name {shown(index.name)}." if index.exists() else None
+        raise CheckpointError("the file does not exist", note) from None
     except OSError as error:
         raise CheckpointError(f"the file cannot be read: {shown(error.strerror or str(error))}") from None
     except ValueError as error:  # mmap of an empty file; a NUL in the path

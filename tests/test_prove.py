@@ -42,6 +42,16 @@ def test_a_conversion_proves_itself(source):
     assert "forward: PASS" in done.stdout
 
 
+def test_a_layout_that_lacks_heads_proves_itself(tmp_path):
+    """mmsegmentation's has one of the four detail heads, whose outputs no network returns."""
+    net = stdc.architecture("stdc1-seg", base=4, imagenet_head=False)
+    torch.save({n: torch.from_numpy(a) for n, a in seeded_weights(net).items()}, tmp_path / "net.pth")
+    done = run(tmp_path, "convert", "relayout", "net.pth", "--to-layout", "mmseg", "--prove")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "forward: PASS" in done.stdout
+    assert "detail8" in done.stdout
+
+
 def test_a_file_that_is_not_the_conversion_diverges(source):
     assert run(source.parent, "convert", "torch2paddle", "net.pth").returncode == 0
     contents = read_container(source.parent / "net.pdparams")
@@ -81,4 +91,9 @@ def test_usage(source):
     done = run(source.parent, "convert", "torch2paddle", "net.pth", "--prove", "--dry-run")
     assert done.returncode == 2
     assert "--prove needs the file" in done.stderr
+    for option, value, said in (("--dtype", "float16", "without --dtype"), ("--member", "x", "unpack it first")):
+        done = run(source.parent, "convert", "torch2paddle", "net.pth", "--prove", option, value)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert not (source.parent / "net.pdparams").exists()
     assert run(source.parent, "align", "forward", "--converted", "net.pth").returncode == 2

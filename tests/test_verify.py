@@ -95,6 +95,14 @@ def test_a_relayout_within_a_layout_is_verified(suffix, files, tmp_path):
     assert json.loads(account.read_text())["direction"] == "torch2torch"
 
 
+def test_a_relayout_rewrites_inplace_abn_and_diff_knows_it(files, tmp_path):
+    target = tmp_path / "plain.safetensors"
+    assert "15 head norms were trained with |weight| + 1e-5" in run(0, "relayout", files / "net.pth", target)
+    assert "They agree." in run(0, "diff", files / "net.pth", target)
+    assert "They agree." in run(0, "diff", target, files / "net.pth")
+    run(0, "verify", files / "net.pth", target)
+
+
 def test_an_npz_has_no_counters_and_says_so(files, tmp_path):
     account = tmp_path / "net.json"
     output = run(0, "torch2paddle", files / "net.pth", tmp_path / "net.npz", "--certificate", account)
@@ -106,6 +114,8 @@ def test_every_shard_is_held_against_the_certificate(files, tmp_path):
     source, index, account = files / "net.pth", tmp_path / "net.safetensors.index.json", tmp_path / "net.json"
     run(0, "torch2paddle", source, tmp_path / "net.safetensors", "--shard-size", "100KB", "--certificate", account)
     assert "both are as certified" in run(0, "verify", source, index, "--certificate", account)
+    output = run(3, "verify", source, tmp_path / "net.safetensors")
+    assert "It is in shards: name net.safetensors.index.json." in output
     forged = json.loads(account.read_text())
     forged["target"]["shards"][-1]["sha256"] = "0" * 64
     account.write_text(json.dumps(forged))
