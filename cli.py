@@ -581,6 +581,12 @@ def _stage_command(name: str, about: str, example: str) -> None:
         name, context_settings=SETTINGS, help=f"{about}\n\n\b\nExample: {example}", short_help=about
     )
     @_run_options
+    @click.option(
+        "--repro",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="Write a script for each module to blame that shows its difference alone.",
+    )
     @fails_clearly
     def run(**options: Any) -> None:
         _run(name, options)
@@ -597,10 +603,11 @@ def _run(name: str, options: dict[str, Any]) -> None:
     from stdc_parity.align.run import choose_rungs, choose_spec, run_rungs
 
     judging, threads, outputs = _judging(name, options), options.pop("threads"), _outputs(options)
+    repro = options.pop("repro")
     rungs, options = choose_rungs(name, options)
     spec = choose_spec(**options)
     with Console(stderr=True).status("both sides import their frameworks …") as status:
-        result = run_rungs(rungs, spec, judging, threads, status.update)
+        result = run_rungs(rungs, spec, judging, threads, status.update, repro=repro)
     report.publish(result, **outputs)
     sys.exit(0 if result else 1)
 
@@ -681,10 +688,11 @@ def compare(run: Path, other: Path | None, **options: Any) -> None:
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="What --triples are drawn from."
 )
+@click.option("--jobs", type=click.IntRange(1), help="Entries at a time (as many as there are cores).")
 @click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write the score.")
 @fails_clearly
 def selftest(
-    ids: tuple[str, ...], listed: bool, triples: int | None, seed: int, json_path: Path | None
+    ids: tuple[str, ...], listed: bool, triples: int | None, seed: int, jobs: int | None, json_path: Path | None
 ) -> None:
     """Plant every known port bug (or those named), and print how many are found and named at the right place.
 
@@ -704,7 +712,7 @@ def selftest(
         raise click.UsageError("--triples draws its bugs itself; name none.")
     score: Any
     with Console(stderr=True).status("both sides import their frameworks …") as status:
-        score = threes.run(triples, seed, status.update) if triples else singles.run(ids, status.update)
+        score = threes.run(triples, seed, status.update) if triples else singles.run(ids, status.update, jobs)
     corpus: Any = threes if triples else singles
     if json_path is not None:
         corpus.write_json(score, json_path)

@@ -7,13 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stdc_parity.align.arbiter import AGREED
 from stdc_parity.align.compare import REFERENCE, SIDES, Judging
 from stdc_parity.align.diagnosis.modules import Lab, explain_module
+from stdc_parity.align.diagnosis.total import explain_total
 from stdc_parity.align.judge import Tolerance, compare_records
 from stdc_parity.align.ladder import Rung
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record, load_record
+from stdc_parity.align.repro import write_repro
 from stdc_parity.align.result import Comparison, Diagnosis, Failure, StageResult
 from stdc_parity.align.sides import SideProcess
 from stdc_parity.align.spec import RunSpec
@@ -23,6 +27,9 @@ from stdc_parity.converters.errors import ParityError
 
 MAX_EXPLAINED = 4
 """How many modules of a rung are looked into."""
+
+MAX_SHOWN = 32
+"""The largest tensor whose values are written out."""
 
 OTHER: Side = SIDES[1]
 """The side on which changes are tried."""
@@ -40,30 +47,64 @@ class Bench:
     pair: Pair
     judging: Judging
     lent: Path | None = None
+    repro: Path | None = None
 
     def explain(self, result: StageResult) -> StageResult:
         """`result` with the causes of the first modules to blame."""
         found: list[Diagnosis] = []
+        remarks: list[str] = []
         for comparison in result.blamed[:MAX_EXPLAINED]:
             path = next(iter(comparison.paths.values()))
+            call = self._call_of(comparison)
             try:
-                found.append(explain_module(path, self._lab(self._call_of(comparison))))
+                found.append(explain_module(path, self._lab(call)))
+                if self.repro is not None and path != "loss":
+                    remarks.append(f"To see it alone: python {self._reproduced(self.repro, found[-1], call)}")
             except (ParityError, LookupError) as error:
                 found.append(Diagnosis(path, tried=(f"nothing: {error}",)))
         if not result.blamed:
             found += [d for c in result.comparisons if c.kind == "module" and (d := self._not_called(c)) is not None]
-        return replace(result, diagnoses=[*result.diagnoses, *found])
+        remarks = [*result.remarks, *remarks]
+        return replace(result, diagnoses=[*result.diagnoses, *found], remarks=remarks)
+
+    def _reproduced(self, folder: Path, diagnosis: Diagnosis, call: str) -> Path:
+        """Write a script that shows the module's difference, from its traces that were recorded last."""
+        records = {side: load_record(self.folder, side, "explain-trace") for side in SIDES}
+        calls = load_record(self.folder, REFERENCE, self.calls)
+        return write_repro(folder, self.rung.stage, diagnosis, call, records, calls, self.pair, self.spec)
 
     def explain_loss(self, result: StageResult) -> StageResult:
         """`result` with the cause of the first term of a loss that differs."""
-        first = next((c.tap for c in result.comparisons if not c), None)
-        if first is None:
+        comparison = next((c for c in result.comparisons if not c), None)
+        if comparison is None:
             return result
+        first = comparison.tap
+        if comparison.kind == "parameter":
+            return replace(result, diagnoses=[*result.diagnoses, self._constant(first)])
         try:
-            diagnosis = explain_module(first, self._lab("", only=first), only=first)
+            lab = self._lab("", only=first)
+            diagnosis = self._total(first, lab) or explain_module(first, lab, only=first)
         except (ParityError, LookupError) as error:
             diagnosis = Diagnosis(first, tried=(f"nothing: {error}",))
         return replace(result, diagnoses=[*result.diagnoses, diagnosis])
+
+    def _total(self, name: str, lab: Lab) -> Diagnosis | None:
+        """Why a total differs whose terms all agree."""
+        if name != "total":
+            return None
+        one, other = lab.trace()
+        terms = [tap.name for tap in one.taps if tap.kind == "loss" and tap.path == f"loss.{tap.name}"]
+        sides = [{term: record.arrays[term] for term in terms if term in record.arrays} for record in (one, other)]
+        return explain_total(name, (one.arrays[name], other.arrays[name]), (sides[0], sides[1]))
+
+    def _constant(self, name: str) -> Diagnosis:
+        """Both sides' values of a small tensor that a loss starts with: a kernel, weights of classes."""
+        one, other = (load_record(self.folder, side, self.rung.name).arrays[name] for side in SIDES)
+        if one.size > MAX_SHOWN or one.shape != other.shape:
+            return Diagnosis(name)
+        own, right = (" ".join(np.array2string(a, precision=7).split()) for a in (other, one))
+        gap = float(np.abs(one.astype(np.float64) - other).max() / (np.abs(one).max() or 1.0))
+        return Diagnosis(name, f"{name} starts as {own}, in the original as {right}", f"{name} = {right}", gap, 0.0)
 
     def _not_called(self, comparison: Comparison) -> Diagnosis | None:
         """Why a module's tap is there on the reference's side alone, if the module itself agrees on its inputs."""

@@ -236,7 +236,9 @@ def describe_cause(stage: StageResult, comparison: Comparison) -> Iterator[str]:
         return
     if diagnosis:
         yield f"likely cause: {diagnosis.cause}"
-        yield f"With that undone the difference falls from {diagnosis.before:.1e} to {diagnosis.after:.1e} of scale."
+        if diagnosis.before > diagnosis.after:
+            fall = f"from {diagnosis.before:.1e} to {diagnosis.after:.1e} of scale"
+            yield f"With that undone the difference falls {fall}."
         yield f"fix: {diagnosis.fix}"
     else:
         yield "No cause found that explains it."

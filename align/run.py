@@ -18,10 +18,12 @@ from stdc_parity.align.compare import (
     describe_rule,
     judge_isolated,
     judge_stage,
+    load_pair,
     place_of,
     set_apart,
 )
 from stdc_parity.align.diagnose import Bench
+from stdc_parity.align.diagnosis.records import explain_records
 from stdc_parity.align.ladder import CONTROL, RUNGS, Rung
 from stdc_parity.align.load import describe_weights, open_source, resolve
 from stdc_parity.align.localise import own
@@ -39,6 +41,9 @@ TRAIN_SIZE = (256, 512)
 """The input of stages that train or draw scenes, unless asked otherwise: what a CPU does in seconds."""
 
 LENT = f"The weights differ, so that both sides compute with the {REFERENCE} side's here."
+ISOLATED = 256 * 512
+"""The most pixels of an input for looking at modules one by one, which keeps every value in float64."""
+
 LOSS = "loss"
 SMALL = (64, 128)
 """The largest input for what keeps every value of a run: tracing all that a loss calls."""
@@ -90,16 +95,19 @@ def run_rungs(
     judging: Judging,
     threads: int | None = None,
     progress: Progress = lambda line: None,
+    *,
+    repro: Path | None = None,
 ) -> RunResult:
     """Climb the rungs called `names` in their order, and find what differs by itself on each.
 
     A rung that needs one that failed is judged part by part where it can be, and else BLOCKED. After wrong
     weights the rungs that follow compute with the reference's on both sides. `progress` is told what is being
     done. Raises UsageError and CheckpointError for the options and the weights, MissingFramework if a framework
-    cannot be imported; a side that crashes or raises is part of the result.
+    cannot be imported; a side that crashes or raises is part of the result. Under `repro` a script is written for
+    each module to blame.
     """
     with open_sides(SIDES, threads or default_threads()) as processes:
-        return climb(processes, names, spec, judging, progress)
+        return climb(processes, names, spec, judging, progress, repro=repro)
 
 
 def climb(
@@ -110,13 +118,14 @@ def climb(
     progress: Progress = lambda line: None,
     *,
     stop_early: bool = False,
+    repro: Path | None = None,
 ) -> RunResult:
     """`run_rungs` with processes that are open already; `stop_early` ends it with the first rung that fails."""
     pair, source = resolve(spec)  # while the sides import
     with tempfile.TemporaryDirectory() as folder:
         results: list[StageResult] = []
         for name in possible_rungs(names, pair, spec.size):
-            run = _Climb(processes, Path(folder), pair, judging, tuple(results))
+            run = _Climb(processes, Path(folder), pair, judging, tuple(results), repro)
             results.append(run.rung(RUNGS[name], RUNGS[name].spec(spec), progress))
             if stop_early and not results[-1]:
                 break
@@ -150,6 +159,7 @@ class _Climb:
     pair: Pair
     judging: Judging
     before: Sequence[StageResult]
+    repro: Path | None = None
 
     def rung(self, rung: Rung, spec: RunSpec, progress: Progress) -> StageResult:
         """Climb one rung, as a whole unless one that it needs failed, and find what differs by itself."""
@@ -172,9 +182,20 @@ class _Climb:
         if rung.name == LOSS and not result and not result.failures:
             progress(f"{rung.name}: call by call")
             result = self._bench(rung, replace(spec, size=min(spec.size, SMALL)), self.folder).explain_loss(result)
+        if result.comparisons and not result and not result.failures and not any(result.diagnoses):
+            result = self._explained(rung, result)
         if self._lends and weights.STAGE in rung.needs and (apart or blocker is None):
             result = replace(result, remarks=[*result.remarks, LENT])
         return result
+
+    def _explained(self, rung: Rung, result: StageResult) -> StageResult:
+        """`result` with what the records alone explain, those in float64 if there are any."""
+        wide = self.folder / "float64"
+        place = wide if (wide / REFERENCE / f"{rung.name}.safetensors").exists() else self.folder
+        found = explain_records(rung.name, result.comparisons, *load_pair(_both(place), rung.name))
+        if result.diagnoses and not any(found):
+            return result
+        return replace(result, diagnoses=[*found, *result.diagnoses])
 
     def _holds(self, result: StageResult) -> bool:
         """Whether a rung that holds, or wrong weights that can all be put right, let others be judged as a whole."""
@@ -233,6 +254,15 @@ class _Climb:
 
         Modules in float64, unless that is never to be asked, so that rounding is not blamed.
         """
+        if rung.modules:
+            small = replace(spec, size=_smaller(spec.size))
+            judged = self._parts(rung, result, small)
+            if judged.blamed or small == spec:
+                return self._bench(rung, small, self.folder / "isolated").explain(judged)
+        return self._parts(rung, result, spec)
+
+    def _parts(self, rung: Rung, result: StageResult, spec: RunSpec) -> StageResult:
+        """`result` with the parts to blame, run with the options of `spec`."""
         doubled = rung.modules and self.judging.arbiter != "never"
         wide = replace(spec, dtype="float64") if doubled else spec
         place, calls = self.folder / "isolated", f"{rung.name}-calls"
@@ -245,13 +275,13 @@ class _Climb:
             if isinstance(answer, Failure):
                 failed = f"Part by part the {side} side failed: {answer.message}"
                 return replace(result, remarks=[*result.remarks, failed])
-        judged = judge_isolated(rung, result, _both(place), wide.dtype, self.pair, self.judging, self._named)
-        return self._bench(rung, spec, place).explain(judged) if rung.modules and judged.blamed else judged
+        return judge_isolated(rung, result, _both(place), wide.dtype, self.pair, self.judging, self._named)
 
     def _bench(self, rung: Rung, spec: RunSpec, folder: Path) -> Bench:
         wide = replace(spec, dtype="float64" if self.judging.arbiter != "never" else spec.dtype)
         lent = self.folder if self._lends else None
-        return Bench(self.processes, folder, f"{rung.name}-calls", rung, wide, self.pair, self.judging, lent)
+        places = (folder, f"{rung.name}-calls")
+        return Bench(self.processes, *places, rung, wide, self.pair, self.judging, lent, self.repro)
 
 
 def record_rung(
@@ -278,6 +308,14 @@ def record_rung(
         if isinstance(control, Failure):
             answers[REFERENCE] = control
     return answers
+
+
+def _smaller(size: tuple[int, int]) -> tuple[int, int]:
+    """`size`, or if it has more than ISOLATED pixels one of about that many, of the same proportions."""
+    factor = (ISOLATED / (size[0] * size[1])) ** 0.5
+    if factor >= 1.0:
+        return size
+    return max(32, int(size[0] * factor) // 32 * 32), max(32, int(size[1] * factor) // 32 * 32)
 
 
 def _both(folder: Path) -> dict[Side, Path]:

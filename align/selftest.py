@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stdc_parity.align.compare import SIDES, Judging, place_of
 from stdc_parity.align.judge import Tolerance
 from stdc_parity.align.ladder import RUNGS
-from stdc_parity.align.result import RunResult, StageResult
+from stdc_parity.align.result import Failure, RunResult, StageResult
 from stdc_parity.align.run import climb
 from stdc_parity.align.sides import SideProcess, default_threads, open_sides
 from stdc_parity.align.spec import RunSpec
@@ -23,13 +26,33 @@ from stdc_parity.fixtures.portbugs.entry import Entry
 SIZE, BASE = (64, 128), 4
 """Small networks, so that an entry runs in about a second."""
 
-NEEDED = {"detected": 1.0, "at the stage": 0.95, "at the place": 0.95}
+NEEDED = {"detected": 1.0, "at the stage": 0.95, "at the place": 0.95, "with the right cause": 0.80}
 """The shares that the corpus must reach for the self-test to pass; false alarms must be none."""
+
+WRONG_CAUSES = 0.02
+"""The share of bugs that may be given a wrong cause."""
+
+
+USES: Mapping[str, set[str]] = {
+    "weights": {"network", "tensors"},
+    "data": {"data", "transforms"},
+    "forward": {"network", "tensors"},
+    "forward-train": {"network", "tensors"},
+    "loss": {"losses"},
+    "backward": {"network", "tensors", "losses"},
+    "optimizer": {"network", "tensors", "losses", "optim"},
+    "schedule": {"network", "tensors", "losses", "optim"},
+    "metric": {"network", "tensors", "metrics"},
+}
+"""What of a side a rung runs: its network, its weights, and the recipe's modules. `train` runs everything."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one entry: the rung and the place that were named, and whether they are right."""
+    """What became of one entry: the rung and the place that were named, and whether they are right.
+
+    `explained` says that a cause was stated, `right_cause` that it is the entry's.
+    """
 
     id: str
     harmless: bool
@@ -38,6 +61,8 @@ class Finding:
     place: str
     right_stage: bool
     right_place: bool
+    explained: bool = False
+    right_cause: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,13 +73,17 @@ class Score:
 
     @property
     def shares(self) -> Mapping[str, float]:
-        """What share of the real bugs was detected, at the right stage, at the right place."""
+        """What share of the real bugs was detected, at the right stage, at the right place; and of those that a
+        diagnosis is expected for, with which cause."""
         bugs = [finding for finding in self.findings if not finding.harmless]
-        count = max(1, len(bugs))
+        expected = [finding for finding in bugs if ENTRIES[finding.id].diagnosis]
+        count, causes = max(1, len(bugs)), max(1, len(expected))
         return {
             "detected": sum(f.found for f in bugs) / count,
             "at the stage": sum(f.found and f.right_stage for f in bugs) / count,
             "at the place": sum(f.found and f.right_place for f in bugs) / count,
+            "with the right cause": sum(f.right_cause for f in expected) / causes,
+            "with a wrong cause": sum(f.explained and not f.right_cause for f in expected) / causes,
         }
 
     @property
@@ -64,7 +93,9 @@ class Score:
 
     def __bool__(self) -> bool:
         """Whether the corpus is found as it must be."""
-        return not self.false_alarms and all(self.shares[name] >= share for name, share in NEEDED.items())
+        shares = self.shares
+        right = all(shares[name] >= share for name, share in NEEDED.items())
+        return right and not self.false_alarms and shares["with a wrong cause"] < WRONG_CAUSES
 
 
 def chosen(ids: Sequence[str]) -> list[Entry]:
@@ -83,15 +114,25 @@ def listing(ids: Sequence[str]) -> Iterator[str]:
         yield f"{entry.id:<36} {'harmless' if entry.harmless else entry.stage:<14} {entry.what}"
 
 
-def run(ids: Sequence[str], progress: Callable[[str], None] = lambda line: None) -> Score:
-    """Plant each entry by itself and climb the ladder until a rung fails, as `all` does with its defaults."""
+def run(ids: Sequence[str], progress: Callable[[str], None] = lambda line: None, jobs: int | None = None) -> Score:
+    """Plant each entry by itself and climb the ladder until a rung fails, as `all` does with its defaults.
+
+    `jobs` entries at a time, each with two processes of its own; as many as there are cores if it is None.
+    """
     entries = chosen(ids)
-    findings = []
-    with open_sides(SIDES, default_threads()) as processes:
-        for number, entry in enumerate(entries):
-            progress(f"{number + 1} of {len(entries)}: {entry.id}")
-            findings.append(judge(entry, plant(processes, [entry])))
-    return Score(findings)
+    jobs = min(jobs or os.cpu_count() or 1, len(entries))
+    findings: dict[str, Finding] = {}
+
+    def work(share: Sequence[Entry]) -> None:
+        with open_sides(SIDES, 1 if jobs > 1 else default_threads()) as processes:
+            for entry in share:
+                progress(f"{len(findings) + 1} of {len(entries)}: {entry.id}")
+                findings[entry.id] = judge(entry, plant(processes, [entry]))
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in [pool.submit(work, entries[first::jobs]) for first in range(jobs)]:
+            done.result()
+    return Score([findings[entry.id] for entry in entries])
 
 
 def plant(
@@ -99,16 +140,28 @@ def plant(
 ) -> RunResult:
     """Climb the ladder with `entries`, which are of one subject, planted together.
 
-    `stop_early` ends it with the first rung that fails. Raises UsageError if they exclude each other.
+    Rungs that use nothing of what the entries change are those of a clean run, and left out. `stop_early` ends it
+    with the first rung that fails. Raises UsageError if the entries exclude each other.
     """
     spec = RunSpec(entries[0].subject, SIZE, base=BASE, batch=2, plant=tuple(entry.id for entry in entries))
-    return climb(processes, list(RUNGS), spec, Judging(Tolerance(), "always"), stop_early=stop_early)
+    changed = _touched(processes, spec.plant)
+    rungs = [name for name in RUNGS if not changed or name not in USES or changed & USES[name]]
+    return climb(processes, rungs, spec, Judging(Tolerance(), "always"), stop_early=stop_early)
+
+
+def _touched(processes: Mapping[Side, SideProcess], ids: Sequence[str]) -> set[str]:
+    """What the bugs of `ids` change, on any side."""
+    for process in processes.values():
+        process.ask({"do": "touched", "plant": list(ids)})
+    answers = [process.answer() for process in processes.values()]
+    return {name for answer in answers if not isinstance(answer, Failure) for name in answer["touched"]}
 
 
 def judge(entry: Entry, result: RunResult) -> Finding:
     """Hold what a run named against what the entry says."""
     failed = next((stage for stage in result.stages if not stage), None)
     place = places(failed)[0] if failed is not None and places(failed) else ""
+    cause = stated_cause(failed) if failed is not None else ""
     return Finding(
         id=entry.id,
         harmless=entry.harmless,
@@ -117,7 +170,15 @@ def judge(entry: Entry, result: RunResult) -> Finding:
         place=place,
         right_stage=failed is not None and failed.stage == entry.stage,
         right_place=failed is not None and failed.stage == entry.stage and place == entry.where,
+        explained=bool(cause),
+        right_cause=bool(cause and entry.diagnosis and re.search(entry.diagnosis, cause, re.I | re.S)),
     )
+
+
+def stated_cause(stage: StageResult) -> str:
+    """The first cause that a rung states, with its fix; "" if nothing explains it."""
+    first = next((diagnosis for diagnosis in stage.diagnoses if diagnosis), None)
+    return f"{first.cause} {first.fix}" if first is not None else ""
 
 
 def places(stage: StageResult) -> list[str]:
@@ -144,6 +205,9 @@ def describe(score: Score) -> Iterator[str]:
         elif not finding.harmless and not finding.right_place:
             entry = ENTRIES[finding.id]
             yield f"ELSEWHERE    {finding.id}: {finding.stage}, {finding.place}, not {entry.stage}, {entry.where}"
+        if ENTRIES[finding.id].diagnosis and finding.found and not finding.right_cause:
+            what = "WRONG CAUSE" if finding.explained else "NO CAUSE   "
+            yield f"{what}  {finding.id}: expected {ENTRIES[finding.id].cause}"
     bugs = sum(not finding.harmless for finding in score.findings)
     shares = ", ".join(f"{share:.1%} {name}" for name, share in score.shares.items())
     alarms = f"{len(score.false_alarms)} false alarms on {len(score.findings) - bugs} harmless entries"

@@ -30,7 +30,7 @@ BINARY = {
     "__gt__": "greater_than", "__ge__": "greater_equal", "register_hook": "register_hook",
 }  # fmt: skip
 UNARY = {"__neg__": "neg", "detach": "detach", "clone": "clone", "cuda": "cuda", "cpu": "cpu"}
-OPERATORS = {**BINARY, **UNARY, "__getitem__": "__getitem__"}
+OPERATORS = {**BINARY, **UNARY, "__getitem__": "__getitem__", "__setitem__": "__setitem__"}
 """What stands for an operator or a method that Python knows no function for."""
 
 UNSEEN = {
@@ -78,13 +78,13 @@ def _places() -> list[tuple[Any, str, str, Callable[..., Any]]]:
     known, places = functions(), []
     for module in list(sys.modules.values()):
         for attribute, value in list(getattr(module, "__dict__", {}).items()):
-            if isinstance(value, FunctionType) and id(value) in known:
+            if type(value) is FunctionType and id(value) in known:
                 places.append((module, attribute, *known[id(value)]))
     for attribute in dir(paddle.Tensor):
         value = getattr(paddle.Tensor, attribute)
         if attribute in OPERATORS and isinstance(value, FunctionType | MethodDescriptorType):
             places.append((paddle.Tensor, attribute, OPERATORS[attribute], value))
-        elif isinstance(value, FunctionType) and id(value) in known:
+        elif type(value) is FunctionType and id(value) in known:
             places.append((paddle.Tensor, attribute, *known[id(value)]))
     return places
 

@@ -215,6 +215,8 @@ class Tracer:
             elif edit.do == "value":
                 result = self._put(result, edit.values)
         outputs = self._tensors(result)
+        if name == "__setitem__":
+            outputs = [next(tensor for value in arguments.values() for tensor in self._tensors(value))]
         if outputs or name in EFFECTS:
             settings = {key: plain(value) for key, value in arguments.items() if not self._tensors(value)}
             usual = {key: plain(value) for key, value in defaults.items() if key in settings}

@@ -25,12 +25,15 @@ from stdc_parity.align.stages import weights
 from stdc_parity.align.stages.explain import explain, explain_loss
 from stdc_parity.align.tracing import Edit
 from stdc_parity.converters.errors import ParityError
+from stdc_parity.fixtures.portbugs import touched
 
 
 def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
     """Do one job and write its record under the job's run folder."""
     if job["do"] == "facts":
         return {"facts": session.framework.facts()}
+    if job["do"] == "touched":
+        return {"touched": sorted(touched(session.framework.SIDE, job["plant"]))}
     spec, run = RunSpec.from_json(job["spec"]), Path(job["run"])
     session.check_planted(spec)
     lent = job.get("lent")

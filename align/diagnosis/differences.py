@@ -45,16 +45,16 @@ class Values:
     """Which of our values is which of the reference's."""
 
     def __init__(self, torch: Trace, paddle: Trace, before: float) -> None:
-        """Compare all of one with all of the other that have as many elements."""
+        """Compare all of one with all of the other that have the same shape, but for axes of length 1."""
         self.tolerance = max(1e-11, min(1e-5, before * 1e-3))
         self._paddle = paddle
         names = {_official(name): number for number, name in paddle.parameters.items()}
         self.to_here = {n: names[name] for n, name in torch.parameters.items() if name in names}
         self.matched: set[int] = set()
-        ours = {number: np.ravel(array) for number, array in paddle.values.items()}
+        ours = {number: np.squeeze(array) for number, array in paddle.values.items()}
         for number, array in torch.values.items():
-            flat = np.ravel(array)
-            equal = [n for n, other in ours.items() if same_values(flat, other, self.tolerance)]
+            one = np.squeeze(array)
+            equal = [n for n, other in ours.items() if same_values(one, other, self.tolerance)]
             if equal:
                 self.to_here[number] = equal[0]
                 self.matched.update(equal)
@@ -70,7 +70,9 @@ class Values:
 
     def _equal(self, a: int, b: int) -> bool:
         x, y = self._paddle.values.get(a), self._paddle.values.get(b)
-        return a == b or (x is not None and y is not None and same_values(np.ravel(x), np.ravel(y), self.tolerance))
+        return a == b or (
+            x is not None and y is not None and same_values(np.squeeze(x), np.squeeze(y), self.tolerance)
+        )
 
 
 def _official(name: str) -> str:
@@ -79,7 +81,7 @@ def _official(name: str) -> str:
 
 
 def same_values(a: Array, b: Array, tolerance: float) -> bool:
-    """Whether two flat arrays agree to a fraction of the first one's scale."""
+    """Whether two arrays agree in shape, and in value to a fraction of the first one's scale."""
     if a.shape != b.shape or (a.dtype.kind == "f") != (b.dtype.kind == "f"):
         return False
     if a.dtype.kind != "f":
@@ -91,15 +93,17 @@ def same_values(a: Array, b: Array, tolerance: float) -> bool:
 def differences(torch: Trace, paddle: Trace, values: Values) -> Iterator[list[Difference]]:
     """Everything that differs between the calls of the two traces, in order; more lists are other ways to see it."""
     all_theirs, all_ours = _focus(torch), _focus(paddle)
-    theirs = [i for i in all_theirs if torch.calls[i].name not in QUIET]
-    ours = [j for j in all_ours if paddle.calls[j].name not in QUIET]
+    theirs = [i for i in all_theirs if not _idle(torch.calls[i])]
+    ours = [j for j in all_ours if not _idle(paddle.calls[j])]
     first = _compared(torch, paddle, theirs, ours, values)
     outputs = _outputs(torch, paddle, values)
     yield [*first, *outputs]
     every = _compared(torch, paddle, all_theirs, all_ours, values)
     if every != first:
         yield [*every, *outputs]
-    if len(ours) > len(theirs):  # the same calls may be there twice: the last ones are then the ones that count
+    if len(ours) > len(
+        theirs
+    ):  # the same calls may be there twice: the last ones are then the ones that count
         last = _compared(torch, paddle, theirs, ours, values, backwards=True)
         if last != first:
             yield last
@@ -126,9 +130,16 @@ def _compared(
                 found += _pair(torch, paddle, i, j, values)
         else:
             after = ours[j2] if j2 < len(ours) else len(paddle.calls)
-            found += [_extra(j) for j in ours[j1:j2]]
+            for j in ours[j1:j2]:
+                found += [_extra(j), *_unusual(paddle, j)]
             found += [_missing(torch, paddle, i, after) for i in theirs[i1:i2]]
     return found
+
+
+def _idle(call: Call) -> bool:
+    """Whether a call needs no counterpart."""
+    nothing = {"add": 0, "multiply": 1}.get(call.name)
+    return call.name in QUIET or (nothing is not None and call.settings.get("y") == nothing)
 
 
 def _focus(trace: Trace) -> Sequence[int]:
@@ -143,10 +154,10 @@ def focused(trace: Trace, result: Array, shared: set[int]) -> Trace | None:
         for j, call in enumerate(trace.calls)
         if any(n >= 0 and same_values(flat, np.ravel(trace.values[n]), 0.0) for n in call.outputs)
     ]
+    made = [j for j in made if trace.calls[j].name not in COPIES]
     if not made:
         return None
-    copies = [j for j in made if trace.calls[j].name in COPIES]
-    return replace(trace, focus=[j for j in _origin(trace, made[-1], shared) if j not in copies])
+    return replace(trace, focus=_origin(trace, made[0], shared))
 
 
 def _blocks(theirs: list[str], ours: list[str], *, backwards: bool) -> Iterator[tuple[int, int, int, int]]:
@@ -178,6 +189,13 @@ def _pair(torch: Trace, paddle: Trace, i: int, j: int, values: Values) -> Iterat
 
 def _extra(j: int) -> Difference:
     return Difference("extra", -1, j, edits=[Edit(j, "skip")])
+
+
+def _unusual(paddle: Trace, j: int) -> Iterator[Difference]:
+    """Settings of a call without a counterpart that are not its defaults."""
+    call = paddle.calls[j]
+    for name, (value, own) in differing(replace(call, settings={}), call).items():
+        yield Difference("settings", -1, j, name, value, own, [Edit(j, "set", settings={name: value})])
 
 
 def _missing(torch: Trace, paddle: Trace, i: int, j: int) -> Difference:
@@ -220,7 +238,9 @@ def region(torch: Trace, paddle: Trace, values: Values) -> Iterator[tuple[int, i
     ours = [j for j in _focus(paddle) if any(n not in values.matched for n in paddle.calls[j].outputs)]
     for j in ours:
         sizes = [paddle.values[n].size for n in paddle.calls[j].outputs if n >= 0]
-        same = [i for i in theirs if [torch.values[n].size for n in torch.calls[i].outputs if n >= 0] == sizes]
+        same = [
+            i for i in theirs if [torch.values[n].size for n in torch.calls[i].outputs if n >= 0] == sizes
+        ]
         for i in sorted(same, key=lambda i: (torch.calls[i].name != paddle.calls[j].name, i)):
             yield i, j
 

@@ -85,7 +85,7 @@ scaled_dot_product_attention scaled_dot_product_attention query key value attn_m
 unfold unfold input:x {WINDOWS}
 fold fold input:x output_size:output_sizes {WINDOWS}
 cosine_similarity cosine_similarity x1 x2 dim:axis=1 eps=1e-8
-cross_entropy cross_entropy input target:label weight ignore_index=-100 reduction=mean label_smoothing=0.0
+cross_entropy cross_entropy input target:label weight ignore_index=-100 reduction=mean label_smoothing=0.0 @axis=1
 nll_loss nll_loss input target:label weight ignore_index=-100 reduction=mean
 binary_cross_entropy binary_cross_entropy input {TARGET}
 binary_cross_entropy_with_logits binary_cross_entropy_with_logits input:logit {TARGET} pos_weight
@@ -170,14 +170,17 @@ full_like full_like input:x fill_value
 masked_fill masked_fill input:x mask value
 masked_select masked_select input:x mask
 numel numel input:x
-type astype input:x
-float astype input:x
 erf erf input:x
 """
 """PyTorch's function, Paddle's, and the arguments: PyTorch's name, Paddle's if it is another one, the default."""
 
 UNTOLD = ("data_format", "stable", "requires_grad", "pin_memory", "inplace", "training_mode")
 """Settings that say nothing about what is computed."""
+
+CASTS = {
+    "to": "", "type": "", "float": "float32", "double": "float64", "half": "float16", "long": "int64", "int": "int32",
+}  # fmt: skip
+"""PyTorch's ways to cast, and to what."""
 
 IN_PLACE = ("add", "sub", "mul", "div", "clamp", "relu", "pow")
 TWINS = {"_conv_nd": "conv2d", "expand_as": "expand", "chunk": "split"}
@@ -280,6 +283,9 @@ def _translated(call: Call) -> Call:
     name = {"sigmoid_": "sigmoid", "concatenate": "cat", "absolute": "abs", "__radd__": "add", "__rmul__": "mul",
             "true_divide": "div", "multiply": "mul", "subtract": "sub", "divide": "div", "__rtruediv__": "__rdiv__",
             "view_as": "reshape", "swapaxes": "transpose"}.get(name, name)  # fmt: skip
+    if name in CASTS and not call.module:
+        dtype = CASTS[name] or call.settings.get("other", call.settings.get("dtype"))
+        return replace(call, name="astype", settings={"dtype": dtype})
     if call.module or name not in TABLE:
         return replace(call, name=name)
     paddle, arguments = TABLE[name]

@@ -29,7 +29,7 @@ from stdc_parity.align.result import Diagnosis
 from stdc_parity.align.stages.explain import VALUE, trace_of
 from stdc_parity.align.tracing import WHOLE, Edit, Trace
 
-MAX_TOLD = 3
+MAX_TOLD = 2
 """More differences than these at once are no cause that helps."""
 
 PARTLY = 1e-3
@@ -72,7 +72,9 @@ def explain_module(place: str, lab: Lab, only: str = "") -> Diagnosis:
         if fine and cause:
             return Diagnosis(place, cause, fix, before, after)
         if cause and after < (partly.after if partly is not None else PARTLY * before):
-            partly = Diagnosis(place, f"{cause} (a smaller difference of another kind remains)", fix, before, after)
+            partly = Diagnosis(
+                place, f"{cause} (a smaller difference of another kind remains)", fix, before, after
+            )
         if what not in tried:
             tried.append(what)
     unexplained = Diagnosis(place, before=before, tried=tuple(tried[:12]))
@@ -88,8 +90,12 @@ def _kink(place: str, reference: Record, other: Record, before: float) -> Diagno
             given = reference.arrays[f"{VALUE}{inputs[0]}"]
             wrong = ~np.isclose(array, twin, rtol=1e-9, atol=1e-12)
             if given.shape == array.shape == twin.shape and wrong.any() and not given[wrong].any():
-                cause = "the gradients differ only where the input is exactly 0, where the function has a kink"
-                fix = "Another function with the same values may have the other gradient at zero; or leave it."
+                cause = (
+                    "the gradients differ only where the input is exactly 0, where the function has a kink"
+                )
+                fix = (
+                    "Another function with the same values may have the other gradient at zero; or leave it."
+                )
                 return Diagnosis(place, cause, fix, before, 0.0)
     return None
 
@@ -129,7 +135,11 @@ def _attributes(torch: Trace, paddle: Trace) -> Iterator[Candidate]:
     own = [name for name in frozen if "." not in name and not name.startswith("_")]
     for names in [[name] for name in own] + ([own] if len(own) > 1 else []):
         what = " and ".join(names)
-        yield f"a gradient for {what}", [Edit(WHOLE, "gradient", n) for n in names], *words.frozen(paddle.type, what)
+        yield (
+            f"a gradient for {what}",
+            [Edit(WHOLE, "gradient", n) for n in names],
+            *words.frozen(paddle.type, what),
+        )
 
 
 def _together(found: Sequence[Difference], torch: Trace, paddle: Trace) -> Iterator[Candidate]:
@@ -148,7 +158,8 @@ def _values(torch: Trace, paddle: Trace, values: Values) -> Iterator[Candidate]:
     """The reference's value in the place of one of ours: what lies before it is the cause, if the rest agrees."""
     for there, here in region(torch, paddle, values):
         found = structure(torch, paddle, there, here, values)
-        cause, fix = words.describe(found, torch, paddle) if 0 < len(found) <= MAX_TOLD else ("", "")
+        clear = len(found) == 1 or (len(found) <= MAX_TOLD and all(d.kind != "other" for d in found))
+        cause, fix = words.describe(found, torch, paddle) if found and clear else ("", "")
         edit = Edit(here, "value", values=torch.calls[there].outputs)
         yield f"the original's {words.call(torch.calls[there])}", [edit], cause, fix
 
@@ -158,7 +169,9 @@ def _inputs(torch: Trace, paddle: Trace) -> Iterator[Candidate]:
     for position, number in enumerate(paddle.inputs):
         if number in paddle.values and paddle.values[number].dtype == bool:
             edit = Edit(WHOLE, "before", "logical_not", values=(position,))
-            cause = f"the mask (input {position}) must be inverted: PyTorch hides where it is True, Paddle keeps"
+            cause = (
+                f"the mask (input {position}) must be inverted: PyTorch hides where it is True, Paddle keeps"
+            )
             yield f"input {position} inverted", [edit], cause, "~mask (paddle.logical_not)"
     for name, (perm, cause, fix) in LAYOUTS.items():
         if all(any(call.name == name for call in trace.calls) for trace in (torch, paddle)):

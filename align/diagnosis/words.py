@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from stdc_parity.align.diagnosis.differences import Difference
 from stdc_parity.align.diagnosis.meanings import NOTES
 from stdc_parity.align.tracing import Call, Settings, Trace
@@ -29,6 +31,12 @@ TYPES = {
 }
 """The layer classes that people know functions by."""
 
+MAX_SENTENCES = 3
+"""A cause of more parts than these tells nobody what to do."""
+
+IGNORED = 255
+"""The label that Cityscapes' train ids have for what is not trained."""
+
 MEANING = {
     "greater_than": "a threshold",
     "greater_equal": "a threshold",
@@ -36,6 +44,8 @@ MEANING = {
     "less_equal": "a threshold",
     "equal": "which labels are meant, the ignored ones for instance",
     "not_equal": "which labels are meant, the ignored ones for instance",
+    "pow": "an exponent: a square, a gamma",
+    "square": "an exponent: a square",
     "add": "a smoothing, an epsilon or a term of a sum",
     "cross_entropy": "which pixels count, and how they are averaged",
     "detach": "it stops the gradient",
@@ -52,13 +62,31 @@ MEANING = {
 
 
 def describe(found: Sequence[Difference], torch: Trace, paddle: Trace) -> tuple[str, str]:
-    """The cause and the fix for differences that were undone together."""
+    """The cause and the fix for differences that were undone together; empty if there are no words for them."""
     reordered = _reordered(found, torch, paddle)
     if reordered:
         return reordered
     texts = [_one(difference, torch, paddle) for difference in found]
+    if not all(cause for cause, _ in texts) or _sliced(found, paddle):
+        return "", ""
     causes, fixes = (list(dict.fromkeys(text[i] for text in texts)) for i in (0, 1))
-    return "; ".join(causes), "; ".join(fixes)
+    return ("; ".join(causes), "; ".join(fixes)) if len(causes) <= MAX_SENTENCES else ("", "")
+
+
+def _apart(here: list[str], there: list[str]) -> tuple[list[str], list[str]]:
+    """Two lists without what they begin and end with both."""
+    while here and there and here[0] == there[0]:
+        here, there = here[1:], there[1:]
+    while here and there and here[-1] == there[-1]:
+        here, there = here[:-1], there[:-1]
+    return here, there
+
+
+def _sliced(found: Sequence[Difference], paddle: Trace) -> bool:
+    """Whether one of several pieces of a tensor is all that was found: the others are what matters too."""
+    pieces = [d for d in found if d.kind == "extra" and paddle.calls[d.here].name == "__getitem__"]
+    joined = {n for call in paddle.calls if call.name == "concat" for _, n in call.inputs}
+    return any(set(paddle.calls[d.here].outputs) & joined for d in pieces)
 
 
 def _reordered(found: Sequence[Difference], torch: Trace, paddle: Trace) -> tuple[str, str] | None:
@@ -66,7 +94,7 @@ def _reordered(found: Sequence[Difference], torch: Trace, paddle: Trace) -> tupl
     missing = Counter(torch.calls[d.there].name for d in found if d.kind in ("missing", "other"))
     extra = Counter(paddle.calls[d.here].name for d in found if d.kind in ("extra", "other"))
     if missing and missing == extra and all(d.kind in ("missing", "extra", "other", "inputs") for d in found):
-        here, there = ([c.name for c in trace.calls] for trace in (paddle, torch))
+        here, there = _apart([c.name for c in paddle.calls], [c.name for c in torch.calls])
         names = " and ".join(dict.fromkeys(missing))
         cause = f"{names} swapped or in another order: {', '.join(here)}; in the original {', '.join(there)}"
         return cause, f"Call them in the order {', '.join(there)}."
@@ -82,9 +110,9 @@ def _reordered(found: Sequence[Difference], torch: Trace, paddle: Trace) -> tupl
 def _one(difference: Difference, torch: Trace, paddle: Trace) -> tuple[str, str]:
     there = torch.calls[difference.there] if difference.there >= 0 else None
     here = paddle.calls[difference.here] if difference.here >= 0 else None
+    if difference.kind == "settings" and here is not None:
+        return _settings(difference, here, paddle)
     if there is not None and here is not None:
-        if difference.kind == "settings":
-            return _settings(difference, here)
         if difference.kind == "inputs":
             return _inputs(there, here, torch, paddle)
         meaning = f" ({MEANING[there.name]})" if there.name in MEANING else ""
@@ -94,24 +122,42 @@ def _one(difference: Difference, torch: Trace, paddle: Trace) -> tuple[str, str]
     if here is not None:
         return _extra(here, torch, paddle)
     own, right = ([origin(trace, number) for number in trace.outputs] for trace in (paddle, torch))
-    wrong = [(a, b) for a, b in zip(own, right, strict=True) if a != b] or [(", ".join(own), ", ".join(right))]
+    wrong = [(a, b) for a, b in zip(own, right, strict=True) if a != b] or [
+        (", ".join(own), ", ".join(right))
+    ]
     text = "; ".join(f"{a} where the original returns {b}" for a, b in wrong)
     return f"it returns {text}", f"return {', '.join(right)}"
 
 
-def _settings(difference: Difference, here: Call) -> tuple[str, str]:
+def _settings(difference: Difference, here: Call, paddle: Trace) -> tuple[str, str]:
     name, own, value = difference.name, difference.own, difference.value
     title = TYPES.get(here.name, here.name)
     if name == "item":
         right = f"x[{_index(value)}]"
-        return f"x[{_index(own)}] is taken where the original takes {right}", right
+        kept = " (the number of kept elements)" if isinstance(value, str) and isinstance(own, str) else ""
+        return f"x[{_index(own)}] is taken where the original takes {right}{kept}", right
     note = f": {NOTES[name]}" if name in NOTES else f" ({MEANING[here.name]})" if here.name in MEANING else ""
-    if isinstance(value, tuple) and isinstance(own, tuple) and sorted(map(str, own)) == sorted(map(str, value)):
+    if (
+        isinstance(value, tuple)
+        and isinstance(own, tuple)
+        and sorted(map(str, own)) == sorted(map(str, value))
+    ):
         note = f" (swapped, in another order){note}"
+    note += _count(own, value, paddle)
     return (
         f"{title} has {name}={own!r} where PyTorch's side has {name}={value!r}{note}",
         f"{title}(..., {name}={value!r})",
     )
+
+
+def _count(own: Any, value: Any, paddle: Trace) -> str:
+    """A remark on numbers that count labels: all of them, or those that are not ignored."""
+    for array in paddle.values.values():
+        if array.dtype.kind in "iu" and array.size > 1 and isinstance(own, int) and isinstance(value, int):
+            known = {array.size: "all labels", int((array != IGNORED).sum()): "the labels that are not ignored"}
+            if own in known and value in known and own != value:
+                return f" ({own} are {known[own]}, {value} are {known[value]})"
+    return ""
 
 
 def _inputs(there: Call, here: Call, torch: Trace, paddle: Trace) -> tuple[str, str]:
@@ -130,9 +176,29 @@ def _inputs(there: Call, here: Call, torch: Trace, paddle: Trace) -> tuple[str, 
             f"{here.name} gets {', '.join(own)}, in the original {', '.join(right)}{more}",
             f"{here.name}({', '.join(right)})",
         )
-    wrong = [(a, b) for a, b in zip(own, right, strict=True) if a != b] or [(", ".join(own), ", ".join(right))]
+    remark = _in_place(there, torch) or _labels(there, here, torch, paddle)
+    wrong = [(a, b) for a, b in zip(own, right, strict=True) if a != b]
+    if not wrong and not remark:
+        return "", ""
+    wrong = wrong or [(", ".join(own), ", ".join(right))]
     text = "; ".join(f"{a} where the original gives it {b}" for a, b in wrong)
-    return f"{here.name} is given {text}{_in_place(there, torch)}", f"{here.name}({', '.join(right)})"
+    return f"{here.name} is given {text}{remark}", f"{here.name}({', '.join(right)})"
+
+
+def _labels(there: Call, here: Call, torch: Trace, paddle: Trace) -> str:
+    """A remark on labels that were changed: which class became which, or a shift."""
+    for (_, a), (_, b) in zip(there.inputs, here.inputs, strict=True):
+        one, other = torch.values.get(a), paddle.values.get(b)
+        if one is None or other is None or one.dtype.kind not in "iu" or one.shape != other.shape:
+            continue
+        turns = [(axis, by) for axis in range(one.ndim) for by in (1, -1)]
+        moved = [(axis, by) for axis, by in turns if (np.roll(one, by, axis) == other).mean() > 0.95]
+        changes = Counter(zip(one[one != other].tolist(), other[one != other].tolist(), strict=True)).most_common(3)
+        if moved and changes:
+            return f" (labels shifted by one along axis {moved[0][0]}: a row or column off by one)"
+        if changes and sum(count for _, count in changes) > 0.9 * int((one != other).sum()):
+            return f" ({', '.join(f'label {x} became {y} in {n} places' for (x, y), n in changes)})"
+    return ""
 
 
 def _in_place(there: Call, torch: Trace) -> str:
@@ -190,7 +256,12 @@ def frozen(paddle: str, name: str) -> tuple[str, str]:
 
 def short(difference: Difference) -> str:
     """What undoing a difference is, in a word or two."""
-    names = {"inputs": "other inputs", "missing": "a call more", "extra": "a call less", "outputs": "other outputs"}
+    names = {
+        "inputs": "other inputs",
+        "missing": "a call more",
+        "extra": "a call less",
+        "outputs": "other outputs",
+    }
     if difference.kind == "settings":
         return f"other {difference.name}"
     return names.get(difference.kind, "another function")
@@ -237,4 +308,6 @@ def origin(trace: Trace, number: int) -> str:
             return f"the result of {one.name}{place}"
     if number in trace.inputs:
         return f"input {trace.inputs.index(number)}" if len(trace.inputs) > 1 else "the input"
+    if number in trace.values and trace.values[number].dtype.kind in "iu":
+        return "the labels as they were given"
     return "a tensor from elsewhere"

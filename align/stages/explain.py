@@ -14,6 +14,9 @@ from stdc_parity.align.stages import backward, forward, loss
 from stdc_parity.align.tracing import Edit, Trace, Tracer, plain
 from stdc_parity.converters.errors import UsageError
 
+STATE = "state "
+"""What the names of a module's own tensors start with in a record of `explain`."""
+
 VALUE = "value "
 """What the names of a trace's values start with in a record."""
 
@@ -65,7 +68,14 @@ def explain(
     attributes = {name: plain(value) for name, value in before.items()} | {"frozen": sorted(frozen)}
     ends = (tracer.inputs, tracer.outputs)
     trace = Trace(tracer.calls, tracer.values, tracer.parameters, *ends, type(module).__name__, attributes)
-    return _with_trace(record, trace, path)
+    record = _with_trace(record, trace, path)
+    return record if edits else _with_state(record, framework.state(module), path)
+
+
+def _with_state(record: Record, state: Mapping[str, Array], path: str) -> Record:
+    named = {f"{STATE}{name}": array for name, array in state.items()}
+    taps = [*record.taps, *(Tap(name, "input", path, "") for name in named)]
+    return replace(record, taps=taps, arrays={**record.arrays, **named})
 
 
 def explain_loss(

@@ -33,6 +33,9 @@ def capture(session: Session, spec: RunSpec) -> Record:
     """Run one forward pass and record the taps that `spec.taps` asks for, and in train mode the statistics."""
     framework, network, pair = session.framework, session.network(spec), session.pair(spec)
     recorder = Recorder(framework)
+    if spec.mode == "train":
+        for name, array in framework.buffers(network).items():
+            recorder.add_array(f"{name} before", "input", array, name.rpartition(".")[0])
     watched = _watched(framework, network, pair, spec.taps)
     stops = [_watch(framework, module, path, recorder, inputs=False) for path, module in watched]
     with framework.no_grad():

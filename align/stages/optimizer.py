@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from stdc_parity.align.framework import Array, Names, Network
+from stdc_parity.align.framework import Array, Framework, Names, Network
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
@@ -26,6 +26,10 @@ LR = 1e-2
 WITHOUT_GRADIENT = 7
 """Of every so many parameters one gets no gradient, as those that a forward pass does not use; each of the
 others gets none in one of as many steps, where a gradient that is zero instead of absent shows."""
+
+
+BEFORE = "before step 1"
+"""How a parameter's value at the start is named; it goes along, so that a rule of update can be tried on it."""
 
 
 def build_optimizer(session: Session, spec: RunSpec, network: Network, loss: Any, lr: float) -> Any:
@@ -46,6 +50,7 @@ def capture(session: Session, spec: RunSpec) -> Record:
     optimizer = build_optimizer(session, spec, network, loss, LR)
     names, recorder = framework.official_names(network), Recorder(framework)
     add_settings(recorder, optimizer)
+    _add_start(framework, recorder, optimizer, names)
     for step in range(1, spec.steps + 1):
         optimizer.zero_grad()
         for group in optimizer.groups:
@@ -91,18 +96,32 @@ def add_state(session: Session, recorder: Recorder, network: Network, optimizer:
                 recorder.add_array(f"momentum of {name} {when}", "momentum", buffer, name, group.name)
 
 
+def _add_start(framework: Framework, recorder: Recorder, optimizer: Any, names: Names) -> None:
+    """Record what every parameter is before the first step."""
+    for group in optimizer.groups:
+        for name, parameter in zip(group.names, group.params, strict=True):
+            value = to_official(framework.SIDE, names, name, framework.to_array(parameter))
+            recorder.add_array(f"{name} {BEFORE}", "input", value, name, group.name)
+
+
 def _gradient(
     side: Side, names: Names, name: str, shape: tuple[int, ...], step: int, spec: RunSpec
 ) -> Array | None:
     """The seeded gradient of a parameter of that name and shape on this side, None for those without one."""
+    official = to_official(side, names, name, np.empty(shape, np.bool_)).shape
+    gradient = official_gradient(name, official, step, spec.seed, spec.dtype)
+    return to_official(side, names, name, gradient) if gradient is not None else None
+
+
+def official_gradient(name: str, shape: tuple[int, ...], step: int, seed: int, dtype: str) -> Array | None:
+    """The seeded gradient of a parameter of that name and official shape in a step; None for those without one."""
     if name.startswith("loss."):
-        return np.zeros(shape, spec.dtype)
+        return np.zeros(shape, dtype)
     if not has_gradient(name, step):
         return None
     key = zlib.crc32(name.encode())
-    official = to_official(side, names, name, np.empty(shape, np.bool_)).shape
-    drawn = np.random.default_rng([spec.seed, step, key]).standard_normal(official, np.float32)
-    return to_official(side, names, name, (0.01 * drawn).astype(spec.dtype))
+    drawn = np.random.default_rng([seed, step, key]).standard_normal(shape, np.float32)
+    return (0.01 * drawn).astype(dtype)
 
 
 def has_gradient(name: str, step: int) -> bool:

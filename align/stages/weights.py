@@ -26,10 +26,12 @@ def capture(session: Session, spec: RunSpec) -> Record:
     network = session.network(spec, fresh=bool(spec.plant))
     initial = session.initial()
     recorder, state = Recorder(framework), framework.state(network)
+    types = {path: type(module).__name__ for path, module in framework.modules(network)}
     for own, (name, kind) in framework.official_names(network).items():
         if kind != "norm.batches":
             array = state[own].T if is_transposed(framework.SIDE, kind) else state[own]
-            recorder.add_array(name, "tensor", array, name.rpartition(".")[0])
+            module_type = types.get(own.rpartition(".")[0], "")
+            recorder.add_array(name, "tensor", array, name.rpartition(".")[0], module_type)
             if own in initial and np.array_equal(initial[own], state[own]):
                 recorder.add_array(f"{name}, initial", "input", array, name.rpartition(".")[0])
     return recorder.record(STAGE)
