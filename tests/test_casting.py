@@ -106,7 +106,7 @@ def test_by_command(tmp_path, dtype):
         assert "0 tensors rounded" in output
     else:
         assert f"rounded to {dtype}: worst relative error" in output
-        assert ("1 values OVERFLOWED to Inf: features.0.conv.weight (1)" in output) == (dtype == "float16")
+        assert ("1 value OVERFLOWED to Inf: features.0.conv.weight (1)" in output) == (dtype == "float16")
         assert account["dtype"]["overflowed"] == ({"features.0.conv.weight": 1} if dtype == "float16" else {})
     run("paddle2torch", tmp_path / "net.pdparams", tmp_path / "back.safetensors", "--dtype", "float32")
     assert "dtypes        156 float32, 31 int64" in run("inspect", tmp_path / "back.safetensors")
