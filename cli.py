@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from io import TextIOWrapper
 from pathlib import Path
+from time import monotonic
 from typing import Any, NoReturn
 
 import click
@@ -44,6 +46,25 @@ def convert() -> None:
     """Move checkpoints between PyTorch and Paddle: every key accounted for, nothing in a file ever executed."""
 
 
+class Bytes(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes, such as 2GB, 500MB or 4GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse it; a number stays as it is."""
+        text = str(value).strip().lower()
+        number = text.rstrip("bgikm")
+        units = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+        unit = units.get(text[len(number) :])
+        if unit is None or not number.strip().isdecimal() or not 0 < int(number) * unit < 1 << 60:
+            self.fail(f"{value!r} is no size, such as 2GB or 500MB", param, ctx)
+        return int(number) * unit
+
+
+_DTYPE = click.Choice(["float16", "bfloat16", "float32"])
+
+
 def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.argument("source", metavar="SRC", type=click.Path(path_type=Path)),
@@ -52,13 +73,33 @@ def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--key", metavar="PATH", help="Where the state dict is in the file (ema, checkpoint.model, …)."
         ),
+        click.option("--member", metavar="NAME", help="Which file of a tar it is, if it holds several checkpoints."),
         click.option("--dry-run", is_flag=True, help="Print the plan, a line a key, and write nothing."),
         click.option("--force", is_flag=True, help="Replace DST if it exists."),
+        click.option(
+            "--prove", is_flag=True, help="Then run both networks forward, each with its file (needs both)."
+        ),
+        click.option(
+            "--dtype",
+            type=_DTYPE,
+            help="Round floating-point tensors to it, and say what that loses; they are copied as they are else.",
+        ),
+        click.option(
+            "--shard-size",
+            metavar="SIZE",
+            type=Bytes(),
+            help="Spread a .safetensors DST over files of at most SIZE (2GB, 500MB), with an index.",
+        ),
         click.option(
             "--certificate",
             metavar="PATH",
             type=click.Path(path_type=Path),
             help="Write the account as JSON.",
+        ),
+        click.option(
+            "--drop-nonzero-bias",
+            is_flag=True,
+            help="Let go of biases that the target has no place for, even if not zero.",
         ),
     ]
     for option in reversed(options):
@@ -66,41 +107,125 @@ def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@convert.command("torch2paddle", context_settings=SETTINGS)
-@_conversion_options
-@click.option(
+_layout_option = click.option(
+    "--to-layout",
+    "layout",
+    metavar="NAME",
+    help="Whose names to write: official, mmseg (torch); paddle, paddleseg, stdcnet-paddle.",
+)
+_abn_option = click.option(
     "--abn",
     type=click.Choice(["auto", "yes", "no"]),
     default="auto",
     show_default=True,
     help="Rewrite InPlaceABN weights as |weight| + 1e-5; auto tells them by their missing counters.",
 )
+_aliases_option = click.option(
+    "--aliases", is_flag=True, help="Write upstream's second names (x2. … x32.) of the backbone too."
+)
+_wrap_option = click.option(
+    "--wrap", metavar="KEY", help="Put the state dict under KEY; upstream's backbones want state_dict."
+)
+
+
+@convert.command("torch2paddle", context_settings=SETTINGS, short_help="A PyTorch checkpoint to Paddle.")
+@_conversion_options
+@_layout_option
+@_abn_option
 @fails_clearly
-def torch2paddle(source: Path, target: Path | None, abn: Any, **options: Any) -> None:
-    """Convert a PyTorch checkpoint (.tar, .pth, …) into a .pdparams.
+def torch2paddle(source: Path, target: Path | None, abn: Any, layout: str | None, **options: Any) -> None:
+    """Convert a PyTorch checkpoint (.tar, .pth, .safetensors, .npz, …) into a .pdparams.
+
+    DST may end in .safetensors or .npz instead, and then is that, with Paddle's names.
 
     \b
     Example: stdc-convert torch2paddle STDCNet1446_76.47.tar
+             stdc-convert torch2paddle model_maxmIOU75.pth --to-layout paddleseg
     """
-    _convert(source, target, "paddle", {"abn": abn}, options)
+    _convert(source, target, "paddle", {"abn": abn, "layout": layout}, options)
 
 
-@convert.command("paddle2torch", context_settings=SETTINGS)
+@convert.command("paddle2torch", context_settings=SETTINGS, short_help="A Paddle checkpoint to PyTorch.")
 @_conversion_options
-@click.option(
-    "--aliases", is_flag=True, help="Write upstream's second names (x2. … x32.) of the backbone too."
-)
-@click.option(
-    "--wrap", metavar="KEY", help="Put the state dict under KEY; upstream's backbones want state_dict."
-)
+@_layout_option
+@_aliases_option
+@_wrap_option
 @fails_clearly
-def paddle2torch(source: Path, target: Path | None, aliases: bool, wrap: str | None, **options: Any) -> None:
-    """Convert a .pdparams into a PyTorch checkpoint.
+def paddle2torch(
+    source: Path, target: Path | None, aliases: bool, layout: str | None, wrap: str | None, **options: Any
+) -> None:
+    """Convert a Paddle checkpoint (.pdparams, .safetensors, .npz) into a PyTorch one.
+
+    DST may end in .safetensors or .npz, and then is that, with PyTorch's names.
 
     \b
     Example: stdc-convert paddle2torch STDCNet1446_76.47.pdparams --wrap state_dict
+             stdc-convert paddle2torch stdcseg.pdparams --to-layout mmseg
     """
-    _convert(source, target, "torch", {"aliases": aliases}, options, wrap)
+    _convert(source, target, "torch", {"aliases": aliases, "layout": layout}, options, wrap)
+
+
+@convert.command("relayout", context_settings=SETTINGS, short_help="Other names, container or dtype.")
+@_conversion_options
+@click.option(
+    "--to-layout",
+    "layout",
+    metavar="NAME",
+    help="Whose names to write, of either framework: official, mmseg, paddle, paddleseg, stdcnet-paddle. "
+    "Without it the names stay, and DST's suffix says the container.",
+)
+@_abn_option
+@_aliases_option
+@_wrap_option
+@fails_clearly
+def relayout(
+    source: Path,
+    target: Path | None,
+    layout: str | None,
+    abn: Any,
+    aliases: bool,
+    wrap: str | None,
+    **options: Any,
+) -> None:
+    """Give a checkpoint another code base's names, of either framework, or another container or dtype.
+
+    \b
+    Example: stdc-convert relayout model_maxmIOU75.pth --to-layout mmseg
+             stdc-convert relayout model_maxmIOU75.pth model_maxmIOU75.safetensors
+    """
+    planning = {"layout": layout, "abn": abn, "aliases": aliases, "same_layout": target is not None}
+    _convert(source, target, None, planning, options, wrap)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], Callable[[int], object]]]:
+    """Phases that show a bar of bytes on a terminal once a second has gone by, and nothing elsewhere."""
+    start, bars = monotonic(), ExitStack()
+    shown: list[Any] = []
+
+    def begin(name: str, size: int) -> Callable[[int], object]:
+        done, task = 0, None
+
+        def advance(more: int) -> None:
+            nonlocal done, task
+            done += more
+            if not sys.stderr.isatty() or monotonic() - start < 1:
+                return
+            if not shown:
+                from rich.console import Console
+                from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+                columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+                console = Console(stderr=True)
+                shown.append(bars.enter_context(Progress(*columns, console=console, transient=True)))
+            if task is None:
+                task = shown[0].add_task(name, total=max(size, 1))
+            shown[0].update(task, completed=min(done, size))
+
+        return advance
+
+    with bars:
+        yield begin
 
 
 def _convert(
@@ -111,12 +236,36 @@ def _convert(
     options: dict[str, Any],
     wrap: str | None = None,
 ) -> None:
+    from stdc_parity.converters.hashing import Hashing
+
+    certificate, force, shard_size = options["certificate"], options["force"], options["shard_size"]
+    hashing = None if certificate is None else Hashing(source)  # while numpy loads, and the rest
+
     from stdc_parity.converters import report
     from stdc_parity.converters.atomic import check_target
-    from stdc_parity.converters.convert import default_target, plan_conversion, write_conversion
+    from stdc_parity.converters.convert import (
+        check_names,
+        check_options,
+        choose_target,
+        default_target,
+        plan_conversion,
+        write_conversion,
+    )
 
-    target = target or default_target(source, to)
-    certificate, force = options["certificate"], options["force"]
+    if options["prove"] and options["dry_run"]:
+        raise click.UsageError("--prove needs the file that --dry-run does not write.")
+    if options["prove"] and options["member"] is not None:
+        raise click.UsageError("--prove reads no member of an archive: unpack it first.")
+    if options["prove"] and options["dtype"] in ("float16", "bfloat16"):
+        raise click.UsageError(
+            f"--prove wants both sides alike to 1e-5, which {options['dtype']} is not: prove it without --dtype."
+        )
+    layout = choose_target(to, planning.pop("layout"))
+    if target is None:
+        if layout is None:
+            raise click.UsageError("relayout needs --to-layout NAME for other names, or DST for another container.")
+        target = default_target(source, layout.side, "" if to else layout.name)
+    check_options(target, wrap, shard_size)
     if not options["dry_run"]:
         check_target(target, force=force, source=source)
     if certificate is not None:
@@ -125,22 +274,46 @@ def _convert(
             raise click.UsageError("DST and --certificate name the same file.")
         if not file.parent.is_dir():
             raise click.UsageError("--certificate: its folder does not exist.")
-    conversion = plan_conversion(source, to, model=options["model"], key=options["key"], **planning)
+    planning |= {name: options[name] for name in ("model", "key", "member", "dtype", "drop_nonzero_bias")}
+    targets: list[Path] = []
+    with _progress() as phases:
+        conversion = plan_conversion(source, to, target=layout, phases=phases, **planning)
+        check_names(conversion, target, wrap)
+        if hashing is not None:
+            report.begin_hashing(conversion, hashing)
+        if not options["dry_run"]:
+            following = {"follow": hashing.follow} if hashing else {}
+            targets = write_conversion(
+                conversion, target, force=force, wrap=wrap, shard_size=shard_size, phases=phases, **following
+            )
+        if certificate is not None and hashing is not None:
+            report.write_certificate(conversion, targets, certificate, hashing, force=force)
     if options["dry_run"]:
         click.echo("\n".join(report.plan_lines(conversion)))
-    else:
-        write_conversion(conversion, target, force=force, wrap=wrap)
-    if certificate is not None:
-        report.write_certificate(conversion, None if options["dry_run"] else target, certificate, force=force)
-    click.echo("\n".join(report.summary_lines(conversion, None if options["dry_run"] else target)))
+    click.echo("\n".join(report.summary_lines(conversion, targets)))
+    if options["prove"]:
+        _prove(source, options["key"], target, "stages" if conversion.plan.is_between_twins else "outputs")
 
 
-@convert.command(context_settings=SETTINGS)
+def _prove(source: Path, key: str | None, target: Path, taps: Any) -> None:
+    from rich.console import Console
+
+    from stdc_parity.align.prove import prove
+    from stdc_parity.align.report import publish
+
+    with Console(stderr=True).status("both sides import their frameworks …") as status:
+        result = prove(source, key, target, taps, status.update)
+    publish(result)
+    sys.exit(0 if result else 1)
+
+
+@convert.command(context_settings=SETTINGS, short_help="What a checkpoint is, and holds.")
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.option("--key", metavar="PATH", help="Where the state dict is in the file (ema, checkpoint.model, …).")
+@click.option("--member", metavar="NAME", help="Which file of a tar, if it holds several checkpoints.")
 @click.option("--keys", is_flag=True, help="List every tensor: name, shape, dtype.")
 @fails_clearly
-def inspect(source: Path, key: str | None, keys: bool) -> None:
+def inspect(source: Path, key: str | None, member: str | None, keys: bool) -> None:
     """Say what a checkpoint is: container, where its state dict is, architecture, counts, anything odd.
 
     \b
@@ -148,7 +321,125 @@ def inspect(source: Path, key: str | None, keys: bool) -> None:
     """
     from stdc_parity.converters import report
 
-    click.echo("\n".join(report.inspect_lines(source, key, list_keys=keys)))
+    click.echo("\n".join(report.inspect_lines(source, key, member, list_keys=keys)))
+
+
+@convert.command(context_settings=SETTINGS, short_help="Compare two checkpoints tensor by tensor.")
+@click.argument("a", metavar="A", type=click.Path(path_type=Path))
+@click.argument("b", metavar="B", type=click.Path(path_type=Path))
+@click.option("--key-a", metavar="PATH", help="Where the state dict is in A.")
+@click.option("--key-b", metavar="PATH", help="Where the state dict is in B.")
+@click.option("--member-a", metavar="NAME", help="Which file of A, if that is a tar of several.")
+@click.option("--member-b", metavar="NAME", help="Which file of B, if that is a tar of several.")
+@click.option(
+    "--tol",
+    type=click.FloatRange(0),
+    help="Agree to max|a-b| <= tol * max|a|; without it, only equal bits agree.",
+)
+@click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write every row.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every tensor.")
+@fails_clearly
+def diff(
+    a: Path, b: Path, key_a: str | None, key_b: str | None, member_a: str | None, member_b: str | None,
+    tol: float | None, json_path: Path | None, verbose: bool,
+) -> None:  # fmt: skip
+    """Compare two checkpoints tensor by tensor, of any framework and container; exit code 1 if they differ.
+
+    \b
+    Example: stdc-convert diff STDCNet1446_76.47.tar STDCNet1446_76.47.pdparams
+    """
+    from stdc_parity.converters import diff as comparing
+    from stdc_parity.converters.diff_report import diff_account, diff_lines
+    from stdc_parity.converters.json_file import write_json
+    from stdc_parity.converters.opened import open_checkpoint
+
+    with _progress() as phases:
+        opened_a = open_checkpoint(a, key_a, member_a, phases)
+        opened_b = open_checkpoint(b, key_b, member_b, phases)
+        size = sum(t.nbytes for one in (opened_a, opened_b) for t in one.state.tensors.values())
+        found = comparing.diff(opened_a, opened_b, tol, phases("comparing", size))
+    if json_path is not None:
+        write_json(diff_account(found), json_path, sources=(a, b))
+    click.echo("\n".join(diff_lines(found, verbose=verbose)))
+    sys.exit(0 if found else 1)
+
+
+@convert.command(context_settings=SETTINGS, short_help="Prove that DST holds exactly SRC's tensors.")
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path))
+@click.option("--certificate", metavar="PATH", type=click.Path(path_type=Path), help="Hold both against it too.")
+@click.option("--model", metavar="NAME", help="The architecture, if it is not to be recognised.")
+@click.option("--key", metavar="PATH", help="Where the state dict is in SRC.")
+@click.option("--member", metavar="NAME", help="Which file of SRC, if that is a tar of several.")
+@click.option("--abn", type=click.Choice(["auto", "yes", "no"]), help="As the conversion had it (auto).")
+@click.option("--to-layout", "layout", metavar="NAME", help="Whose names DST must have (those that it has).")
+@click.option("--dtype", type=_DTYPE, help="As the conversion had it; else no value may be rounded.")
+@click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write the findings.")
+@fails_clearly
+def verify(source: Path, target: Path, certificate: Path | None, json_path: Path | None, **options: Any) -> None:
+    """Prove that DST holds exactly SRC's tensors, as the rules convert them; exit code 1 if not.
+
+    With a certificate, options that are not given are those of the conversion.
+
+    \b
+    Example: stdc-convert verify STDCNet1446_76.47.tar STDCNet1446_76.47.pdparams --certificate FILE.json
+    """
+    from stdc_parity.converters import verify as verifying
+    from stdc_parity.converters.json_file import write_json
+
+    with _progress() as phases:
+        found = verifying.verify(source, target, certificate, phases=phases, **options)
+    if json_path is not None:
+        write_json(verifying.account(found), json_path, sources=(source, target))
+    click.echo("\n".join(verifying.lines(found)))
+    sys.exit(0 if found else 1)
+
+
+@convert.command("optimizer", context_settings=SETTINGS, short_help="Momentum of torch's SGD <-> Paddle's.")
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path))
+@click.option(
+    "--net", metavar="PATH", type=click.Path(path_type=Path), help="The network's checkpoint, if not in SRC."
+)
+@click.option("--key", metavar="PATH", help="Where the state dict is in the network's checkpoint.")
+@click.option(
+    "--names",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="A .pdparams of the Paddle network: use Paddle's own names of its parameters.",
+)
+@click.option(
+    "--order",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Names in the optimizer's order, one a line, an empty line between groups.",
+)
+@click.option("--it", "iteration", type=click.IntRange(0), help="The next iteration, if SRC does not say it.")
+@click.option("--lr", type=click.FloatRange(0), help="For torch's settings, if SRC does not keep them.")
+@click.option("--momentum", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="As --lr.")
+@click.option("--weight-decay", type=click.FloatRange(0), default=5e-4, show_default=True, help="As --lr.")
+@click.option("--nesterov", is_flag=True, help="As --lr.")
+@click.option("--force", is_flag=True, help="Replace DST if it exists.")
+@fails_clearly
+def optimizer(
+    source: Path, target: Path, net: Path | None, key: str | None, names: Path | None, order: Path | None,
+    iteration: int | None, force: bool, **settings: Any,
+) -> None:  # fmt: skip
+    """Convert the state of torch.optim.SGD into that of paddle.optimizer.Momentum, or back.
+
+    \b
+    Example: stdc-convert optimizer checkpoint.pth checkpoint.pdopt
+             stdc-convert optimizer checkpoint.pdopt optimizer.pth --net checkpoint.pdparams
+    """
+    from stdc_parity.converters import optimizer_files
+    from stdc_parity.converters.atomic import check_target
+
+    check_target(target, force=force, source=source)
+    conversion = optimizer_files.convert_optimizer(
+        source, net, key=key, names=names, order=order, iteration=iteration, settings=settings
+    )
+    optimizer_files.write_optimizer(conversion, target, force=force)
+    click.echo("\n".join(optimizer_files.optimizer_lines(conversion, target)))
 
 
 @click.group(context_settings=SETTINGS, epilog=EPILOG)
@@ -216,6 +507,7 @@ _spec_options = _with([
     click.option("--pair", metavar="NAME", help="The pair; that of the weights, or stdc2-seg."),
     click.option("--weights", metavar="PATH", help="A checkpoint of either framework (seeded weights)."),
     click.option("--key", metavar="PATH", help="Where the state dict is in the checkpoint."),
+    click.option("--converted", metavar="PATH", help="What --weights became: loaded by the side that has its names."),
     click.option("--base", type=click.IntRange(4, 256), default=64, help="Width of a seeded network (64)."),
     click.option("--size", type=Size(), help="Input height and width; the pair's own by default."),
     click.option("--batch", type=click.IntRange(1), help="Images at once (1; 2 in train mode)."),

@@ -38,6 +38,8 @@ def open_source(weights: str, key: str | None) -> Source:
 def resolve(spec: RunSpec) -> tuple[Pair, Source | None]:
     """The pair of a run and the checkpoint of its weights. Raises UsageError if they do not belong together."""
     if spec.weights is None:
+        if spec.converted is not None:
+            raise UsageError("--converted needs --weights: the checkpoint that it was converted from")
         return find_pair(spec.pair, base=spec.base), None
     source = open_source(spec.weights, spec.key)
     pair = find_pair(spec.pair, source.architecture, int(source.architecture.facts["base"]))
@@ -59,7 +61,8 @@ def describe_weights(spec: RunSpec, source: Source | None) -> str:
         if source.part or not source.architecture.facts["imagenet_head"]
         else ""
     )
-    return f"{spec.weights}: {source.architecture.describe()}{remark}"
+    files = f"{spec.weights} and {spec.converted}" if spec.converted else spec.weights
+    return f"{files}: {source.architecture.describe()}{remark}"
 
 
 def side_weights(side: Side, spec: RunSpec) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -74,12 +77,23 @@ def side_weights(side: Side, spec: RunSpec) -> tuple[dict[str, Array], dict[str,
     tensors = dict(weights_for(side, seeded, "torch").tensors)
     official = dict(seeded.tensors)
     if source is not None:
-        for which, names in ((side, tensors), ("torch", official)):
-            given = weights_for(which, source.state, source.side).tensors
+        own = _own_source(side, spec, source)
+        for which, names, of in ((side, tensors, own), ("torch", official, source)):
+            given = weights_for(which, of.state, of.side).tensors
             names.update({source.part + name: array for name, array in given.items()})
     return tensors, {
         name: array for name, array in official.items() if not name.endswith("num_batches_tracked")
     }
+
+
+def _own_source(side: Side, spec: RunSpec, source: Source) -> Source:
+    """What `side` loads: the converted checkpoint if that has its names, else the run's weights."""
+    if spec.converted is None:
+        return source
+    converted = open_source(spec.converted, None)
+    if converted.architecture.name != source.architecture.name:
+        raise UsageError(f"{spec.converted} is {converted.architecture.name}, not {source.architecture.name}")
+    return converted if converted.side == side else source
 
 
 def seeded_state(framework: Framework, network: Network, seed: int) -> dict[str, Array]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,8 @@ import numpy as np
 from stdc_parity.align.framework import Array
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import CheckpointError
+from stdc_parity.converters.mapped import Mapped
+from stdc_parity.converters.safetensors_file import read_safetensors, write_safetensors
 
 TapKind = Literal[
     "input", "output", "module", "buffer",  # forward
@@ -22,12 +23,6 @@ TapKind = Literal[
     "parameter", "momentum", "setting", "rate",  # optimizer, schedule, train
     "count", "score", "prediction", "margin",  # metric
 ]  # fmt: skip
-
-DTYPES = {
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
-    "F16": "float16", "F32": "float32", "F64": "float64",
-}  # fmt: skip
-"""safetensors' name of a dtype -> numpy's."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,8 @@ def save_record(record: Record, run: Path) -> None:
     }
     arrays = {name: array for name, array in record.arrays.items() if name not in same}
     metadata = {"taps": json.dumps([asdict(tap) for tap in record.taps]), "same": json.dumps(same)}
-    _write_safetensors(folder / f"{record.stage}.safetensors", arrays, metadata)
+    with (folder / f"{record.stage}.safetensors").open("wb") as file:
+        write_safetensors(file.write, arrays, metadata)
     facts = _read_facts(folder) | {record.stage: dict(record.facts)}
     (folder / "run.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
@@ -79,7 +75,7 @@ def load_record(run: Path, side: Side, stage: str) -> Record:
     """
     path = run / side / f"{stage}.safetensors"
     try:
-        arrays, metadata = _read_safetensors(path)
+        arrays, metadata = _read(path)
         arrays.update({name: arrays[kept] for name, kept in json.loads(metadata["same"]).items()})
         taps = tuple(Tap(**tap) for tap in json.loads(metadata["taps"]))
         facts = _read_facts(path.parent).get(stage, {})
@@ -99,36 +95,13 @@ def stages_of(run: Path, side: Side) -> list[str]:
     return sorted(path.stem for path in (run / side).glob("*.safetensors"))
 
 
-def _write_safetensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    """Write what safetensors.numpy.save_file would. That copies everything twice, half a second for a run."""
-    codes = {name: code for code, name in DTYPES.items()}
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
-    names = sorted(arrays, key=lambda name: -arrays[name].itemsize)  # so that every array is aligned
-    end = 0
-    for name in names:
-        start, end = end, end + arrays[name].nbytes
-        code, shape = codes[arrays[name].dtype.name], arrays[name].shape
-        header[name] = {"dtype": code, "shape": shape, "data_offsets": (start, end)}
-    head = json.dumps(header).encode()
-    head += b" " * (-len(head) % 8)
-    with path.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        for name in names:
-            file.write(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+def _read(path: Path) -> tuple[dict[str, Array], Mapping[str, str]]:
     """The arrays of a file, which view it, and its metadata."""
-    with path.open("rb") as file:
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    first = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:first])
-    metadata: dict[str, str] = header.pop("__metadata__")
-    arrays: dict[str, Array] = {}
-    for name, facts in header.items():
-        start = first + facts["data_offsets"][0]
-        arrays[name] = np.ndarray(facts["shape"], DTYPES[facts["dtype"]], data, start)
-    return arrays, metadata
+    try:
+        found, metadata = read_safetensors(Mapped().open(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.message}", error.note) from None
+    return {name: array for name, array in found.items() if isinstance(array, np.ndarray)}, metadata
 
 
 def _read_facts(folder: Path) -> dict[str, dict[str, object]]:

@@ -271,6 +271,7 @@ def next_command(stage: StageResult, result: RunResult) -> str:
     )
     words += [f"--seed {spec.seed}"]
     words += [f"--weights {spec.weights}"] if spec.weights else []
+    words += [f"--converted {spec.converted}"] if spec.converted else []
     words += [f"--key {spec.key}"] if spec.key else []
     words += [f"--base {spec.base}"] if spec.base != 64 and not spec.weights else []
     words += [f"--plant {name}" for name in spec.plant]

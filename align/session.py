@@ -181,4 +181,5 @@ def _weights_key(spec: RunSpec) -> RunSpec:
         base=spec.base,
         seed=spec.seed,
         plant=spec.plant,
+        converted=spec.converted,
     )

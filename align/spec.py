@@ -14,7 +14,8 @@ TapLevel = Literal["outputs", "stages", "modules"]
 @dataclass(frozen=True)
 class RunSpec:
     """The options of a run. `size` is (height, width) in pixels; `weights` the path of a checkpoint of
-    either framework, None for seeded weights; `key` the path of keys to its state dict. `exact_batch` says
+    either framework, None for seeded weights; `key` the path of keys to its state dict; `converted` a checkpoint
+    that the side whose names it has loads instead, to prove its conversion. `exact_batch` says
     that stages which train take no more than `batch`. `steps` and `lr`
     (the peak of its schedule) are those of a short training, `scenes` how many images a metric sees. `plant`
     names port bugs to put into a side, to see what they look like.
@@ -35,6 +36,7 @@ class RunSpec:
     lr: float = 1e-5
     scenes: int = 4
     plant: tuple[str, ...] = ()
+    converted: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The spec as a JSON object."""

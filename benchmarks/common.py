@@ -45,7 +45,7 @@ def run(command: Command) -> Run:
     os.sync()  # so that nobody's fsync waits for what the command before it wrote
     with tempfile.TemporaryFile() as words:
         start = time.perf_counter()
-        process = subprocess.Popen(command.argv, stdout=subprocess.DEVNULL, stderr=words)
+        process = subprocess.Popen(command.argv, stdout=subprocess.DEVNULL, stderr=words, env=_environment())
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -53,6 +53,11 @@ def run(command: Command) -> Run:
             words.seek(0)
             sys.exit(f"{' '.join(command.argv)}: exit code {process.returncode}\n{words.read().decode()}")
     return Run(wall, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+
+
+def _environment() -> dict[str, str]:
+    """This one, but Python may cache compiled modules, as pip does for what it installs: the warm-up makes them."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def take_turns(commands: Mapping[str, Command], rounds: int) -> dict[str, list[Run]]:

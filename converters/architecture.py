@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal[
-    "conv", "linear", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "norm.batches"
+    "conv", "linear", "bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "norm.batches"
 ]
 Side = Literal["torch", "paddle"]
 
@@ -34,7 +34,7 @@ class Architecture:
     tensor once. `aliases` maps further official names of the same tensors to those. `abn_norms` are the
     norm modules that the published checkpoints were trained with as InPlaceABN. `other_norms` are the
     norms that stayed plain batch norms in them: they tell an InPlaceABN checkpoint from one that merely
-    lost its counters.
+    lost its counters. `groups` are the numbers of the blocks of each stage, by its stride ("8x").
     """
 
     name: str
@@ -43,6 +43,7 @@ class Architecture:
     aliases: Mapping[str, str]
     abn_norms: frozenset[str]
     other_norms: frozenset[str]
+    groups: Mapping[str, range] = field(default_factory=dict)
 
     def describe(self) -> str:
         """`stdc2-seg (19 classes, base 64, cat blocks, with ImageNet head)`: one line for people."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,15 +29,27 @@ _REASONS = {
 }
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
+Follow = Callable[[Path, Path], AbstractContextManager[None]]
+
+
+def not_followed(_temporary: Path, _path: Path) -> AbstractContextManager[None]:
+    """For a file that nobody watches."""
+    return nullcontext()
+
 
 @contextmanager
 def atomic_write(
-    path: str | os.PathLike[str], *, force: bool = False, source: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    source: str | os.PathLike[str] | None = None,
+    follow: Follow = not_followed,
 ) -> Iterator[BinaryIO]:
     """Yield a binary file; when the block ends well, its bytes become ``path`` in one step.
 
     If the block raises (KeyboardInterrupt too) the temporary file goes and ``path`` is as it was. A
-    ``path`` that is a symbolic link has its target replaced and stays a link.
+    ``path`` that is a symbolic link has its target replaced and stays a link. ``follow`` is entered with the
+    temporary file and ``path`` while the bytes are written.
 
     Raises UsageError when ``path`` is a folder or no regular file, exists (without ``force``, even if it
     appears only while the block runs), is the file ``source`` under any name, or cannot be written.
@@ -49,8 +61,9 @@ def atomic_write(
         raise _unwritable(path, error) from None
     try:
         with os.fdopen(descriptor, "wb", buffering=1 << 18) as file:
-            yield file
-            file.flush()
+            with follow(temporary, Path(path)):
+                yield file
+                file.flush()
             os.fsync(file.fileno())
         _publish(temporary, target, path, force=force)
     except OSError as error:

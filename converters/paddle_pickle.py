@@ -16,11 +16,13 @@ from stdc_parity.converters.pickle_machine import refusal
 from stdc_parity.converters.pickle_table import PLAIN
 from stdc_parity.converters.pickle_values import Array, bfloat16, checked_shape, settle
 from stdc_parity.converters.pickle_vm import Global, Table, load
-from stdc_parity.converters.pickle_write import PickleWriter, Progress, Write, array_bytes, write_chunks
+from stdc_parity.converters.pickle_write import PickleWriter
+from stdc_parity.converters.pieces import Progress, Write, write_array
 
 NAME_TABLE = "StructuredToParameterName@@"
 SPLIT_TABLE = "UnpackBigParamInfor@@"
 BATCHES = "stdc_parity num_batches_tracked"
+_BATCHES_START = b"\x80\4}(X" + len(BATCHES).to_bytes(4, "little") + BATCHES.encode()
 _WRITABLE = {"bool", "int8", "int16", "int32", "int64", "uint8", "float16", "float32", "float64", "bfloat16"}
 
 
@@ -55,7 +57,12 @@ def read_paddle_pickle(data: memoryview) -> tuple[object, str, dict[str, int]]:
 
 def _read_batches(data: memoryview, start: int) -> dict[str, int]:
     """The norms' counters that ``write_paddle_pickle`` put behind the pickle; {} if others wrote there."""
-    if bytes(data[start : start + 64]).find(BATCHES.encode()) < 0:
+    behind = bytes(data[start : start + 64])
+    if behind and _BATCHES_START.startswith(behind):
+        raise CheckpointError(
+            "the file ends inside the counters of batches", "It is truncated: download or copy it again."
+        )
+    if BATCHES.encode() not in behind:
         return {}
     appendix, _end = load(data, start, PLAIN)
     batches = appendix.get(BATCHES) if type(appendix) is dict else None
@@ -124,9 +131,18 @@ def write_paddle_pickle(
         PickleWriter(write, 4, leaf).dump({BATCHES: dict(batches)})
 
 
-def _write_array(pickle: PickleWriter, array: Array, progress: Progress | None) -> None:
-    data = array_bytes(array)
+def write_paddle_object(write: Write, root: dict[str, Any]) -> None:
+    """Write nested dicts and lists of arrays, numbers and text (an optimizer's state) as ``paddle.save`` would.
 
+    Raises CheckpointError for a dtype that Paddle does not have.
+    """
+    for name, value in root.items():
+        if isinstance(value, np.ndarray) and value.dtype.name not in _WRITABLE:
+            raise CheckpointError(f"{shown(name)}: Paddle has no dtype {value.dtype.name}")
+    PickleWriter(write, 4, lambda pickle, array: _write_array(pickle, array, None)).dump(root)
+
+
+def _write_array(pickle: PickleWriter, array: Array, progress: Progress | None) -> None:
     def empty_shape() -> None:
         pickle.tuple(0)
 
@@ -142,8 +158,8 @@ def _write_array(pickle: PickleWriter, array: Array, progress: Progress | None) 
     pickle.tuple(*array.shape)
     _write_dtype(pickle, array)
     pickle.write(b"\x89")
-    pickle.bytes_header(len(data))
-    write_chunks(pickle.write, data, progress)
+    pickle.bytes_header(array.nbytes)
+    write_array(pickle.write, array, progress)
     pickle.write(b"tb")
 
 

@@ -9,12 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from stdc_parity.converters.pickle_values import Array, native
-
-_CHUNK = 16 << 20
-
-Write = Callable[[Any], object]
-Progress = Callable[[int], object]
+from stdc_parity.converters.pickle_values import Array
+from stdc_parity.converters.pieces import Write
 
 
 class PickleWriter:
@@ -112,18 +108,3 @@ class PickleWriter:
     def named(self, module: str, name: str) -> None:
         """Push a global."""
         self.once((module, name), lambda: self.write(f"c{module}\n{name}\n".encode()))
-
-
-def array_bytes(array: Array) -> memoryview:
-    """The elements of ``array`` in C order as bytes: a view of it if they lie so, else a copy."""
-    flat = np.ascontiguousarray(native(array)).reshape(-1)
-    return flat.view(np.uint8).data
-
-
-def write_chunks(write: Write, data: memoryview, progress: Progress | None = None) -> None:
-    """Write ``data`` piece by piece; ``progress`` is told the size of each piece that was written."""
-    for start in range(0, len(data), _CHUNK):
-        piece = data[start : start + _CHUNK]
-        write(piece)
-        if progress is not None:
-            progress(len(piece))

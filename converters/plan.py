@@ -7,57 +7,57 @@ checkpoint are reported at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
 from typing import Literal
 
 import numpy as np
 
 from stdc_parity.converters import stdc
-from stdc_parity.converters.architecture import (
-    PADDLE_SUFFIX,
-    Architecture,
-    Side,
-    TensorSpec,
-    paddle_name,
-    paddle_shape,
+from stdc_parity.converters.architecture import PADDLE_SUFFIX, Architecture, Side
+from stdc_parity.converters.entries import (
+    ABN_EPS,
+    Entry,
+    Rule,
+    Task,
+    drop_aliases,
+    make_entries,
+    negative,
+    same_bytes,
 )
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
+from stdc_parity.converters.layout import Layout, places
+from stdc_parity.converters.layouts import all_layouts, twin_layout
 from stdc_parity.converters.statedict import Array, StateDict
 
-Rule = Literal["copy", "transpose", "abs", "drop", "create"]
+__all__ = ["Abn", "Entry", "Plan", "Rule", "same_bytes"]  # what others take from here though it lives elsewhere
 Abn = Literal["auto", "yes", "no"]
-
-ABN_EPS = 1e-5
-"""InPlaceABN scales with |weight| + eps: upstream's modules/src/inplace_abn_cpu.cpp, `forward_cpu`."""
 
 MODELS = tuple(stdc.LAYERS) + tuple(stdc.BACKBONE)
 MAX_PROBLEMS_SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What becomes of one tensor. `source` is None for a created one, `target` None for a dropped one.
-
-    Names are those of the state dict, its wrapper's prefixes stripped; shapes are each side's own.
-    """
-
-    source: str | None
-    target: str | None
-    rule: Rule
-    reason: str
-    source_shape: tuple[int, ...] | None
-    target_shape: tuple[int, ...] | None
-
-
-@dataclass(frozen=True)
 class Plan:
-    """The account of a conversion from `source_side`'s names to the other side's."""
+    """The account of a conversion from one layout's names to another's."""
 
-    source_side: Side
+    source: Layout
+    target: Layout
     architecture: Architecture
     abn: bool
     entries: tuple[Entry, ...]
+
+    @property
+    def source_side(self) -> Side:
+        """The framework whose names the source has."""
+        return self.source.side
+
+    @property
+    def is_between_twins(self) -> bool:
+        """Whether both layouts are those of the frameworks' twins."""
+        return all(layout is twin_layout(layout.side) for layout in (self.source, self.target))
 
     def count(self, rule: Rule) -> int:
         """How many entries follow `rule`."""
@@ -74,10 +74,51 @@ def naming(tensors: Mapping[str, Array], default: Side) -> Side:
     return "torch" if torch else "paddle" if paddle else default
 
 
+def recognise_layout(tensors: Mapping[str, Array], side: Side) -> Layout:
+    """The layout of `side` that knows most of these names; the twin's if no other one knows more."""
+    return _recognise_names(tensors, side)[0]
+
+
 def recognise(tensors: Mapping[str, Array], side: Side) -> Architecture | None:
     """The architecture whose tensors these are, by their names, or None."""
-    shapes = {_torch_name(name, side): tensor.shape for name, tensor in tensors.items()}
-    return stdc.recognise(shapes, side)
+    names = official_names(tensors, side)
+    return stdc.recognise({name: tensors[theirs].shape for theirs, name in names.items()}, side)
+
+
+def official_names(tensors: Mapping[str, Array], side: Side) -> dict[str, str]:
+    """The official name of each tensor that the recognised layout knows; of every one if that is the twin's."""
+    return {theirs: name for theirs, name in _recognise_names(tensors, side)[1].items() if theirs in tensors}
+
+
+def _recognise_names(tensors: Mapping[str, Array], side: Side) -> tuple[Layout, Mapping[str, str]]:
+    """The layout of the names, and the official name of each that it knows (of all of them if it is the twin's)."""
+    twin = twin_layout(side)
+    best: tuple[Layout, Mapping[str, str]] = (twin, {name: torch_name(name, side) for name in tensors})
+    most = 0
+    for layout, model in product((twin, *all_layouts().values()), MODELS):
+        if layout.side == side and most < len(tensors):
+            names = _known_names(layout.name, model)
+            known = len(names.keys() & tensors.keys())
+            if known > most:
+                most = known
+                best = best if layout is twin else (layout, names)
+    return best
+
+
+@cache
+def _known_names(name: str, model: str) -> Mapping[str, str]:
+    """A layout's names for a model's tensors, with their official names."""
+    layout, architecture = all_layouts()[name], _every_tensor(model)
+    names = {place.name: official for official, place in places(layout, architecture).items()}
+    if layout.aliases and layout.side == "torch":
+        names |= architecture.aliases
+    return names
+
+
+@cache
+def _every_tensor(model: str) -> Architecture:
+    """The model with all tensors that a variant of it may have: "add" blocks have all that "cat" blocks have."""
+    return stdc.architecture(model, block="add")
 
 
 def choose_architecture(tensors: Mapping[str, Array], side: Side, model: str | None) -> Architecture:
@@ -106,54 +147,86 @@ def choose_architecture(tensors: Mapping[str, Array], side: Side, model: str | N
 
 
 def make_plan(
-    state: StateDict, architecture: Architecture, source_side: Side, *, abn: Abn = "auto", aliases: bool = False
+    state: StateDict,
+    architecture: Architecture,
+    source_side: Side,
+    *,
+    target: Layout | None = None,
+    abn: Abn = "auto",
+    aliases: bool = False,
+    drop_nonzero_bias: bool = False,
 ) -> Plan:
-    """Decide what becomes of every key of `state`, and of every key that the other side needs.
+    """Decide what becomes of every key of `state`, and of every key that the target needs.
 
-    `aliases` adds upstream's second names of the backbone's tensors to a PyTorch target. Raises
-    CheckpointError that lists every problem, UsageError when `abn` is "yes" and there is no such norm.
+    `target` is a layout of either framework, by default that of the other framework's twin. `aliases` adds
+    upstream's second names of the backbone's tensors to the official layout. `drop_nonzero_bias` lets go of
+    biases that the target has no place for though they are not zero. Raises CheckpointError that lists every
+    problem, UsageError when `abn` is "yes" and there is no such norm or `aliases` is for another layout.
     """
-    problems: list[str] = []
-    if source_side == "torch":
-        use_abn = _decide_abn(state.tensors, architecture, abn)
-        entries = list(_torch_to_paddle(state.tensors, architecture, use_abn, problems))
-    else:
-        if abn == "yes":
-            raise UsageError("--abn yes: Paddle checkpoints have no InPlaceABN weights to rewrite")
-        use_abn = False
-        entries = list(_paddle_to_torch(state.tensors, architecture, aliases, problems))
+    source = recognise_layout(state.tensors, source_side)
+    target = target or twin_layout("paddle" if source_side == "torch" else "torch")
+    _check_fit(architecture, source, target)
+    if aliases and not (target.aliases and target.side == "torch"):
+        raise UsageError(f"--aliases: {target.name} has no second names")
+    use_abn = decide_abn(state.tensors, architecture, abn, source)
+    task = Task(state.tensors, architecture, source, target, use_abn, drop_nonzero_bias)
+    entries = list(make_entries(task))
+    by_official = {entry.official: entry for entry in entries if entry.target}
+    entries += drop_aliases(task)
     known = {entry.source for entry in entries}
-    problems += [f"{shown(name)}: unexpected, {architecture.name} has no such tensor"
-                 for name in state.tensors if name not in known]  # fmt: skip
-    if problems:
-        raise _all_problems(problems, architecture)
+    task.problems.extend(f"{shown(name)}: unexpected, {architecture.name} has no such tensor"
+                         for name in state.tensors if name not in known)  # fmt: skip
+    if task.problems or task.biases:
+        raise _all_problems(task)
+    if aliases:
+        entries += [
+            replace(by_official[name], target=alias, reason=f"alias of {name}")
+            for alias, name in architecture.aliases.items()
+            if name in by_official
+        ]
     dropped = state.dropped.items()
     entries += [Entry(name, None, "drop", f"not a tensor: {what}", None, None) for name, what in dropped]
-    return Plan(source_side, architecture, use_abn, tuple(entries))
+    return Plan(source, target, architecture, use_abn, tuple(entries))
+
+
+def _check_fit(architecture: Architecture, *layouts: Layout) -> None:
+    """Raise CheckpointError if a layout cannot hold the architecture."""
+    for layout in layouts:
+        for fact, needed in layout.facts.items():
+            if architecture.facts.get(fact) != needed:
+                raise CheckpointError(
+                    f"{layout.name} cannot hold {architecture.describe()}: "
+                    f"its {fact} is {architecture.facts.get(fact)}, {layout.title} needs {needed}"
+                )
 
 
 def apply_plan(plan: Plan, tensors: Mapping[str, Array], batches: Mapping[str, int]) -> dict[str, Array]:
     """The target's tensors by name: views of the source's where the rule allows, in the plan's order.
 
-    `batches` gives the values of counters to create (`num_batches_tracked`), 0 for those not in it.
+    `batches` gives the values of counters to create (`num_batches_tracked`) by their official names, 0 for
+    those not in it. Other created tensors have the dtype of the source's first weight, constants float32.
     """
-    aliases = plan.architecture.aliases
+    sources = (entry.source for entry in plan.entries if entry.official.endswith(".weight"))
+    dtype = next((tensors[name].dtype for name in sources if name is not None), np.dtype(np.float32))
     result: dict[str, Array] = {}
     for entry in plan.entries:
         if entry.target is None:
             continue
-        if entry.rule == "create" or entry.source is None:
-            result[entry.target] = np.array(batches.get(aliases.get(entry.target, entry.target), 0), np.int64)
-        else:
+        if entry.source is not None:
             result[entry.target] = RULES[entry.rule](tensors[entry.source])
+        elif entry.official.endswith(".num_batches_tracked"):
+            result[entry.target] = np.array(batches.get(entry.official, 0), np.int64)
+        elif entry.official:
+            result[entry.target] = np.full(entry.target_shape or (), entry.fill, dtype)
+        else:
+            result[entry.target] = plan.target.constants[entry.target].array()
     return result
 
 
 def counters(plan: Plan, tensors: Mapping[str, Array]) -> dict[str, int]:
-    """The counters (`num_batches_tracked`) that the plan drops, so that the way back can restore them."""
-    specs = plan.architecture.tensors.items()
-    names = [name for name, spec in specs if spec.kind == "norm.batches" and name in tensors]
-    return {name: int(tensors[name].item()) for name in names}
+    """The source's counters (`num_batches_tracked`) by official name, so that the way back can restore them."""
+    counted = [entry for entry in plan.entries if entry.official.endswith(".num_batches_tracked")]
+    return {entry.official: int(tensors[entry.source].item()) for entry in counted if entry.source is not None}
 
 
 def _abs_plus_eps(weight: Array) -> Array:
@@ -165,10 +238,12 @@ RULES: Mapping[Rule, Callable[[Array], Array]] = {
     "copy": lambda tensor: tensor,
     "transpose": lambda tensor: tensor.T,
     "abs": _abs_plus_eps,
+    "pair": lambda tensor: np.concatenate([negative(tensor), tensor]),
+    "unpair": lambda tensor: tensor[1:],
 }
 
 
-def _torch_name(name: str, side: Side) -> str:
+def torch_name(name: str, side: Side) -> str:
     """The PyTorch name of a tensor that `side` calls `name`."""
     if side == "paddle":
         for torch_suffix, paddle_suffix in PADDLE_SUFFIX.values():
@@ -177,99 +252,20 @@ def _torch_name(name: str, side: Side) -> str:
     return name
 
 
-def _torch_to_paddle(
-    tensors: Mapping[str, Array], architecture: Architecture, abn: bool, problems: list[str]
-) -> Iterator[Entry]:
-    for name, spec in architecture.tensors.items():
-        if name not in tensors:
-            if spec.kind != "norm.batches":
-                problems.append(f"{name}: missing, {architecture.name} needs {spec.shape}")
-            continue
-        shape = tensors[name].shape
-        if spec.kind == "norm.batches" and tensors[name].size == 1:
-            if not _is_count(tensors[name]):
-                problems.append(f"{name}: {tensors[name].item()} is no number of batches")
-            yield Entry(name, None, "drop", "Paddle's batch norm keeps no counter", shape, None)
-            continue
-        _check_shape(name, shape, spec.shape, architecture, problems)
-        norm = name.rpartition(".")[0]
-        is_abn = abn and spec.kind == "norm.weight" and norm in architecture.abn_norms
-        rule: Rule = "transpose" if spec.kind == "linear" else "abs" if is_abn else "copy"
-        reason = "Paddle's Linear weight is (in, out)" if rule == "transpose" else ""
-        if rule == "abs":
-            reason = f"InPlaceABN scales with |weight| + {ABN_EPS:g}"
-        yield Entry(name, paddle_name(name, spec.kind), rule, reason, shape, paddle_shape(spec))
-    yield from _drop_aliases(tensors, architecture, "torch", problems)
-
-
-def _drop_aliases(
-    tensors: Mapping[str, Array], architecture: Architecture, side: Side, problems: list[str]
-) -> Iterator[Entry]:
-    for torch_alias, torch_canonical in architecture.aliases.items():
-        kind = architecture.tensors[torch_canonical].kind
-        alias, canonical = (name if side == "torch" else paddle_name(name, kind)
-                            for name in (torch_alias, torch_canonical))  # fmt: skip
-        if alias in tensors:
-            if canonical in tensors and not same_bytes(tensors[alias], tensors[canonical]):
-                problems.append(f"{alias} is another name of {canonical}, but their values differ")
-            yield Entry(alias, None, "drop", f"alias of {canonical}, equal bytes", tensors[alias].shape, None)
-
-
-def _is_count(tensor: Array) -> bool:
-    """Whether the one value of a tensor is what a batch norm's counter can be."""
-    value = np.float64(tensor.item())
-    return bool(value == np.floor(value) and 0 <= value < 2.0**63)
-
-
-def _paddle_to_torch(
-    tensors: Mapping[str, Array], architecture: Architecture, aliases: bool, problems: list[str]
-) -> Iterator[Entry]:
-    created: list[Entry] = []
-    for name, spec in architecture.tensors.items():
-        entry = _back_to_torch(name, name, spec, tensors, architecture, problems)
-        if entry is not None:
-            created.append(entry)
-            yield entry
-    yield from _drop_aliases(tensors, architecture, "paddle", problems)
-    if aliases:
-        by_target = {entry.target: entry for entry in created}
-        for alias, canonical in architecture.aliases.items():
-            if canonical in by_target:
-                entry = by_target[canonical]
-                yield Entry(entry.source, alias, entry.rule, f"alias of {canonical}",
-                            entry.source_shape, entry.target_shape)  # fmt: skip
-
-
-def _back_to_torch(
-    name: str,
-    target: str,
-    spec: TensorSpec,
-    tensors: Mapping[str, Array],
-    architecture: Architecture,
-    problems: list[str],
-) -> Entry | None:
-    if spec.kind == "norm.batches" and name in tensors:
-        _check_shape(name, tensors[name].shape, (), architecture, problems)
-        return Entry(name, target, "copy", "", tensors[name].shape, ())
-    if spec.kind == "norm.batches":
-        return Entry(None, target, "create", "PyTorch's batch norm counts its batches", None, ())
-    source = paddle_name(name, spec.kind)
-    if source not in tensors:
-        problems.append(f"{source}: missing, {architecture.name} needs {paddle_shape(spec)}")
-        return None
-    _check_shape(source, tensors[source].shape, paddle_shape(spec), architecture, problems)
-    rule: Rule = "transpose" if spec.kind == "linear" else "copy"
-    reason = "PyTorch's Linear weight is (out, in)" if rule == "transpose" else ""
-    return Entry(source, target, rule, reason, tensors[source].shape, spec.shape)
-
-
-def _decide_abn(tensors: Mapping[str, Array], architecture: Architecture, abn: Abn) -> bool:
+def decide_abn(
+    tensors: Mapping[str, Array], architecture: Architecture, abn: Abn, source: Layout | None = None
+) -> bool:
     """Whether the weights of the architecture's ABN norms are InPlaceABN's.
 
     The published segmentation checkpoints show it by their counters: plain batch norms count batches,
-    InPlaceABN registers no counter.
+    InPlaceABN registers no counter. `source` is the layout
+    of the tensors (None for the official one); only some layouts' checkpoints were ever trained with it.
     """
-    if abn == "no":
+    can_be = source is None or source.abn
+    if source is not None and abn == "yes" and not can_be:
+        whose = "Paddle" if source.side == "paddle" else source.name
+        raise UsageError(f"--abn yes: {whose} checkpoints have no InPlaceABN weights to rewrite")
+    if abn == "no" or not can_be:
         return False
     if not architecture.abn_norms:
         if abn == "yes":
@@ -290,31 +286,20 @@ def _decide_abn(tensors: Mapping[str, Array], architecture: Architecture, abn: A
     return not counted and others_count
 
 
-def _check_shape(
-    name: str, shape: tuple[int, ...], needed: tuple[int, ...], architecture: Architecture, problems: list[str]
-) -> None:
-    if shape != needed:
-        turned = " (a Linear weight in the other framework's order?)" if shape == needed[::-1] and shape else ""
-        problems.append(f"{name}: checkpoint has {shape}, {architecture.name} needs {needed}{turned}")
-
-
-def same_bytes(a: Array, b: Array) -> bool:
-    """Whether two arrays have the same dtype, shape and bits (NaNs and signed zeros included)."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    if a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides:
-        return True
-    raw = f"V{a.dtype.itemsize}"
-    return np.ascontiguousarray(a).view(raw).tobytes() == np.ascontiguousarray(b).view(raw).tobytes()
-
-
-def _all_problems(problems: list[str], architecture: Architecture) -> CheckpointError:
-    lines = [f"  {problem}" for problem in problems]
+def _all_problems(task: Task) -> CheckpointError:
+    lines, source = list(task.problems), task.source
     left = len(lines) - MAX_PROBLEMS_SHOWN
     if left > 0:  # the last ones too: missing keys stand first, unexpected ones last
-        lines[MAX_PROBLEMS_SHOWN - 5 : -5] = [f"  … {left} more …"]
+        lines[MAX_PROBLEMS_SHOWN - 5 : -5] = [f"… {left} more …"]
+    lines += task.biases  # every one, as the user is asked whether they may go
+    count = len(task.problems) + len(task.biases)
+    names = "" if source is twin_layout(source.side) else f" in the layout {source.name}"
+    note = "Nothing was written. `stdc-convert inspect` shows what the file holds."
+    if task.biases:
+        note += f" `stdc-convert … --drop-nonzero-bias` drops {len(task.biases)} biases; the network then computes "
+        note += "otherwise."
     return CheckpointError(
-        f"{len(problems)} problem{'s' if len(problems) != 1 else ''} with the checkpoint "
-        f"as {architecture.describe()}:\n" + "\n".join(lines),
-        note="Nothing was written. `stdc-convert inspect` shows what the file holds.",
+        f"{count} problem{'s' if count != 1 else ''} with the checkpoint as {task.architecture.describe()}{names}:\n"
+        + "\n".join(f"  {line}" for line in lines),
+        note=note,
     )

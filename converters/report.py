@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.atomic import atomic_write
 from stdc_parity.converters.convert import Conversion, open_state_dict, remarks
 from stdc_parity.converters.errors import ParityError, shown
-from stdc_parity.converters.plan import Entry, choose_architecture, make_plan, recognise
-from stdc_parity.converters.statedict import Array
+from stdc_parity.converters.hashing import Hashing
+from stdc_parity.converters.pieces import memory_of
+from stdc_parity.converters.plan import Entry, choose_architecture, make_plan, recognise, recognise_layout
+from stdc_parity.converters.version import VERSION
 
 CERTIFICATE_SCHEMA = 1
-HASH_CHUNK = 1 << 18
-"""Bytes of a file hashed at a time: they then stay in the processor's cache."""
-
-Digests = dict[Hashable, str]
-"""Hashes of tensors by the memory that they view."""
 
 
-def summary_lines(conversion: Conversion, target: Path | None) -> Iterator[str]:
-    """What was done, in a few lines; `target` is None for a dry run."""
+def summary_lines(conversion: Conversion, targets: Sequence[Path]) -> Iterator[str]:
+    """What was done, in a few lines; `targets` are the files written, none in a dry run."""
     plan, state = conversion.plan, conversion.state
-    yield f"{shown(conversion.source.name)}: {conversion.contents.container}, {plan.architecture.describe()}"
+    layouts = "" if plan.is_between_twins else f", {plan.source.name} -> {plan.target.name}"
+    yield f"{shown(conversion.source.name)}: {conversion.contents.container}, {plan.architecture.describe()}{layouts}"
     kept = sum(entry.target is not None for entry in plan.entries)
     size = sum(array.nbytes for array in conversion.tensors.values())
     changed = [f"{plan.count('transpose')} transposed"] if plan.count("transpose") else []
@@ -41,10 +37,15 @@ def summary_lines(conversion: Conversion, target: Path | None) -> Iterator[str]:
     changed += [f"{counters} batch counters dropped"] if counters else []
     yield f"{len(state.original)} tensors -> {kept} ({_megabytes(size)}); {', '.join(changed) or 'all copied'}"
     yield from conversion.remarks
-    if target is None:
-        yield "Dry run: nothing was converted."
-    else:
-        yield f"Wrote {shown(str(target))} ({_megabytes(target.stat().st_size)})."
+    if targets and conversion.target_side == "paddle" and conversion.batches and targets[0].suffix.lower() == ".npz":
+        yield f"An npz has no place for the {len(conversion.batches)} batch counters: they are lost."
+    yield written_line(targets) if targets else "Dry run: nothing was converted."
+
+
+def written_line(targets: Sequence[Path]) -> str:
+    """The file that was written, or the first of several, and the size of all."""
+    more = f" and {len(targets) - 1} shards" if len(targets) > 1 else ""
+    return f"Wrote {shown(str(targets[0]))}{more} ({_megabytes(sum(path.stat().st_size for path in targets))})."
 
 
 def plan_lines(conversion: Conversion) -> Iterator[str]:
@@ -53,22 +54,27 @@ def plan_lines(conversion: Conversion) -> Iterator[str]:
         source = shown(conversion.state.original.get(entry.source or "", entry.source or "-"))
         target = shown(entry.target or "-")
         shapes = "" if entry.source_shape == entry.target_shape else f" {entry.source_shape} -> {entry.target_shape}"
-        reason = f"  # {entry.reason}" if entry.reason else ""
+        reason = f"  # {'; '.join(filter(None, (entry.reason, entry.loss)))}" if entry.reason else ""
         yield f"{entry.rule:<9} {source} -> {target}{shapes if entry.source and entry.target else ''}{reason}"
 
 
-def inspect_lines(source: Path, key: str | None, *, list_keys: bool = False) -> Iterator[str]:
+def inspect_lines(
+    source: Path, key: str | None, member: str | None = None, *, list_keys: bool = False
+) -> Iterator[str]:
     """Everything that is known of a checkpoint without converting it. Raises CheckpointError."""
-    contents, state, side = open_state_dict(source, key)
+    contents, state, side = open_state_dict(source, key, member)
     tensors = state.tensors
     yield f"file          {shown(str(source))} ({_megabytes(contents.size)})"
+    if contents.member:
+        yield f"member        {shown(contents.member)}"
     yield f"container     {contents.container}, {contents.version}"
     yield f"state dict    {shown(state.where) if state.where else 'at the top'}, {len(tensors)} tensors"
     if state.others:
         yield from (f"also under    {line} (--key)" for line in _some(path or "the top" for path in state.others))
     yield from (f"beside        {line}" for line in _some(state.beside))
     yield f"names         {side} (norm statistics are called {'running_mean' if side == 'torch' else '_mean'})"
-    architecture = recognise(tensors, side)
+    architecture, layout = recognise(tensors, side), recognise_layout(tensors, side)
+    yield f"layout        {f'{layout.name} ({layout.title})' if architecture else 'not recognised'}"
     yield f"architecture  {architecture.describe() if architecture else 'not recognised'}"
     values = sum(tensor.size for tensor in tensors.values())
     dtypes = Counter(tensor.dtype.name for tensor in tensors.values())
@@ -98,7 +104,7 @@ def _odd(state: Any, side: Side, recognised: bool) -> Iterator[str]:
     if not recognised:
         return
     try:
-        plan = make_plan(state, choose_architecture(state.tensors, side, None), side)
+        plan = make_plan(state, choose_architecture(state.tensors, side, None), side, drop_nonzero_bias=True)
     except ParityError as error:
         yield from error.message.splitlines()
         return
@@ -108,33 +114,41 @@ def _odd(state: Any, side: Side, recognised: bool) -> Iterator[str]:
     yield from remarks(state, plan)
 
 
-def write_certificate(conversion: Conversion, target: Path | None, path: Path, *, force: bool) -> None:
-    """Write the account of a conversion as JSON; `target` is None for a dry run.
+def begin_hashing(conversion: Conversion, hashing: Hashing) -> None:
+    """Begin to hash what a certificate of `conversion` needs; `hashing.follow` is for `write_conversion`."""
+    tensors = (*conversion.state.tensors.values(), *conversion.tensors.values())
+    contents = conversion.contents
+    hashing.begin(
+        contents.files[1:], {memory_of(tensor): tensor for tensor in tensors}, contents.mapped.passed
+    )
+
+
+def write_certificate(
+    conversion: Conversion, targets: Sequence[Path], path: Path, hashing: Hashing, *, force: bool
+) -> None:
+    """Write the account of a conversion as JSON; `targets` are the files written, none in a dry run.
 
     It has every key with its rule, shapes and the sha256 of its C-ordered little-endian bytes before and
-    after, and the hashes of both files. Raises UsageError if `path` may not be written.
+    after, and the hashes of all files. Raises UsageError if `path` may not be written.
     """
-    from concurrent.futures import ThreadPoolExecutor  # here, as other commands need not wait for it
-
-    paths = [conversion.source] if target is None else [conversion.source, target]
-    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        hashing = pool.map(_file_account, paths)
-        from importlib.metadata import version
-
-        digests: Digests = {}
-        entries = [_entry_account(entry, conversion, digests) for entry in conversion.plan.entries]
-        files = list(hashing)
+    digests = hashing.tensors()
+    dtype_name = cache(lambda dtype: str(dtype.name))  # numpy makes the name anew each time
+    entries = [_entry_account(entry, conversion, digests, dtype_name) for entry in conversion.plan.entries]
     account = {
         "schema_version": CERTIFICATE_SCHEMA,
-        "tool": f"stdc-parity {version('stdc-parity')}",
+        "tool": f"stdc-parity {VERSION}",
         "direction": f"{conversion.plan.source_side}2{conversion.target_side}",
+        "source_layout": conversion.plan.source.name,
+        "target_layout": conversion.plan.target.name,
         "architecture": {"name": conversion.plan.architecture.name, **conversion.plan.architecture.facts},
         "inplace_abn": conversion.plan.abn,
-        "source": files[0]
+        "source": _files_account(hashing.sources())
+        | ({"member": conversion.contents.member} if conversion.contents.member else {})
         | {"container": conversion.contents.container, "state_dict": conversion.state.where},
-        "target": None if target is None else files[1],
+        "target": _files_account([hashing.target(each) for each in targets]) if targets else None,
         "entries": entries,
         "batches": dict(conversion.batches),
+        "dtype": None if conversion.loss is None else conversion.loss.account(),
         "remarks": list(conversion.remarks),
     }
     with atomic_write(path, force=force, source=conversion.source) as file:
@@ -152,45 +166,29 @@ def _json_lines(account: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _entry_account(entry: Entry, conversion: Conversion, digests: Digests) -> dict[str, Any]:
+def _entry_account(
+    entry: Entry, conversion: Conversion, digests: Mapping[Hashable, str], dtype_name: Callable[[Any], str]
+) -> dict[str, Any]:
     before = conversion.state.tensors.get(entry.source or "")
     after = conversion.tensors.get(entry.target or "")
-    digest = None if before is None else _sha256_once(before, digests)
-    same = entry.rule == "copy" and after is not None
     return {
         "source": entry.source and conversion.state.original.get(entry.source, entry.source),
         "target": entry.target,
         "rule": entry.rule,
         "reason": entry.reason,
-        "dtype": next((a.dtype.name for a in (before, after) if a is not None), None),
+        **({"loss": entry.loss} if entry.loss else {}),
+        "dtype": next((dtype_name(a.dtype) for a in (before, after) if a is not None), None),
+        "target_dtype": None if after is None else dtype_name(after.dtype),
         "source_shape": entry.source_shape,
         "target_shape": entry.target_shape,
-        "source_sha256": digest,
-        "target_sha256": digest if same else None if after is None else sha256(after),
+        "source_sha256": None if before is None else digests[memory_of(before)],
+        "target_sha256": None if after is None else digests[memory_of(after)],
     }
 
 
-def _sha256_once(tensor: Array, digests: Digests) -> str:
-    """The hash of a tensor's values; aliases view the same bytes, which are hashed once."""
-    view = tensor.__array_interface__
-    key = (view["data"], view["strides"], view["shape"], tensor.dtype)
-    if key not in digests:
-        digests[key] = sha256(tensor)
-    return digests[key]
-
-
-def sha256(tensor: Array) -> str:
-    """The hash of a tensor's values: its C-ordered little-endian bytes, without shape or dtype."""
-    native = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
-    return hashlib.sha256(np.ascontiguousarray(native).reshape(-1).view(np.uint8).data).hexdigest()
-
-
-def _file_account(path: Path) -> dict[str, Any]:
-    digest, chunk = hashlib.sha256(), bytearray(HASH_CHUNK)
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(chunk):
-            digest.update(memoryview(chunk)[:size])
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+def _files_account(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The account of a checkpoint: its file's, with those of its shards."""
+    return files[0] | ({"shards": files[1:]} if len(files) > 1 else {})
 
 
 def _megabytes(size: int) -> str:

@@ -56,9 +56,10 @@ def architecture(
             "use_conv_last": use_conv_last,
         },
         tensors=tensors,
-        aliases=_aliases(prefix, LAYERS[depth], tensors),
+        aliases=_aliases(prefix, _stages(LAYERS[depth]), tensors),
         abn_norms=_norms(tensors) - backbone_norms,
         other_norms=backbone_norms,
+        groups=_stages(LAYERS[depth]),
     )
 
 
@@ -83,7 +84,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], side: Side) -> Architecture
     conv_out = shapes.get("conv_out.conv_out.weight")
     classes = (conv_out[0] if conv_out else None) if seg else imagenet_classes
     arm32 = shapes.get("cp.arm32.conv.conv.weight", ())
-    head = ("conv_last.", "fc.", "bn.", "linear.")
+    head = ("fc.", "bn.", "linear.")  # a conv_last alone is none
     return architecture(
         name,
         num_classes=classes,
@@ -188,13 +189,21 @@ def _norms(tensors: Mapping[str, TensorSpec]) -> frozenset[str]:
     return frozenset(k.rpartition(".")[0] for k, spec in tensors.items() if spec.kind == "norm.batches")
 
 
-def _aliases(prefix: str, layers: tuple[int, ...], tensors: Mapping[str, TensorSpec]) -> dict[str, str]:
+def _stages(layers: tuple[int, ...]) -> dict[str, range]:
+    """The numbers N of the blocks `features.N` at each stride."""
+    first = [0, 1, 2, 2 + layers[0], 2 + sum(layers[:2]), 2 + sum(layers)]
+    strides = ("2x", "4x", "8x", "16x", "32x")
+    return {stride: range(*ends) for stride, ends in zip(strides, pairwise(first), strict=True)}
+
+
+def _aliases(prefix: str, stages: Mapping[str, range], tensors: Mapping[str, TensorSpec]) -> dict[str, str]:
     """Upstream registers its stages a second time: `x8.0.2.…` is `features.2.…` (same N: torch slices
     of a Sequential keep their indices)."""
-    first = [0, 1, 2, 2 + layers[0], 2 + sum(layers[:2]), 2 + sum(layers)]
     aliases = {}
-    for stage, (start, stop) in zip(("x2", "x4", "x8", "x16", "x32"), pairwise(first), strict=True):
-        for key in tensors:
-            if start <= _feature_index(key, prefix) < stop:
-                aliases[f"{prefix}{stage}.0.{key.removeprefix(f'{prefix}features.')}"] = key
+    numbers = {key: _feature_index(key, prefix) for key in tensors}
+    for stride, blocks in stages.items():
+        for key, number in numbers.items():
+            if number in blocks:
+                alias = f"x{stride.removesuffix('x')}.0.{key.removeprefix(f'{prefix}features.')}"
+                aliases[prefix + alias] = key
     return aliases

@@ -16,6 +16,7 @@ from stdc_parity.converters.pickle_machine import checked_key
 from stdc_parity.converters.pickle_table import PLAIN
 from stdc_parity.converters.pickle_values import settle
 from stdc_parity.converters.pickle_vm import load
+from stdc_parity.converters.tar_read import tar_members
 from stdc_parity.converters.torch_pickle import TORCH, Storage, storage_of, tensor_of
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -112,26 +113,6 @@ def _sized(data: memoryview, at: int, storage: Storage) -> tuple[memoryview, int
 
 
 # --- the tar of torch 0.1.0 to 0.1.9 -----------------------------------------------------------------------
-
-
-def tar_members(data: memoryview) -> dict[str, memoryview]:
-    """The plain files of a tar, by name (the first of each name; names may be anything)."""
-    members: dict[str, memoryview] = {}
-    at = 0
-    while at + 512 <= len(data) and data[at] != 0:
-        header = bytes(data[at : at + 512])
-        try:
-            size = int(header[124:136].split(b"\0")[0].strip() or b"0", 8)
-        except ValueError:
-            raise CheckpointError("the tar is damaged") from None
-        start = at + 512
-        if size < 0 or start + size > len(data):
-            raise CheckpointError("the file ends inside a tar's member", _CUT)
-        if header[156:157] in (b"0", b"\0"):
-            name = header[:100].split(b"\0")[0].decode("utf-8", "backslashreplace")
-            members.setdefault(name, data[start : start + size])
-        at = start + (size + 511) // 512 * 512
-    return members
 
 
 def read_torch_tar(data: memoryview) -> tuple[object, str]:

@@ -15,6 +15,7 @@ from typing import Any
 from stdc_parity.converters.errors import CheckpointError, shown
 from stdc_parity.converters.pickle_values import settle
 from stdc_parity.converters.pickle_vm import load
+from stdc_parity.converters.pieces import Progress
 from stdc_parity.converters.torch_pickle import TORCH, Storage, storage_of
 
 _END = struct.Struct("<4s4H2LH")
@@ -22,14 +23,15 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR = struct.Struct("<4sLQL")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
-_CHUNK = 64 << 20
+_CHUNK = 16 << 20
+_PACKED = {0: "", 8: "compressed"}
 
 
 @dataclass(frozen=True)
 class Entry:
     """One file of the zip: ``size`` bytes at ``start``; the header before them is at ``header``.
 
-    ``packed`` says why it can not be read as it lies, or is "".
+    ``packed`` says why it can not be read as it lies, or is ""; deflated, it holds ``unpacked`` bytes.
     """
 
     name: str
@@ -38,15 +40,17 @@ class Entry:
     size: int
     crc: int
     packed: str
+    unpacked: int
 
 
-def read_torch_zip(data: memoryview, release: Callable[[], None] = lambda: None) -> tuple[object, str]:
-    """The object in a torch zip, its tensors as views of ``data``, and the format's version.
+def read_torch_zip(
+    data: memoryview, entries: dict[str, Entry], used: Progress = lambda _size: None
+) -> tuple[object, str]:
+    """The object in a torch zip of these entries, its tensors as views of ``data``, and the format's version.
 
-    Checksums of everything that is used are verified; ``release`` is called now and then meanwhile, to let
-    go of pages that were only summed. Raises CheckpointError for all that is broken, unsafe or unsupported.
+    Checksums of everything that is used are verified; ``used`` is told the size of each piece that was summed,
+    so that pages can be let go. Raises CheckpointError for all that is broken, unsafe or unsupported.
     """
-    entries = read_directory(data)
     pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     folder = pickles[0].partition("/")[0] if len(pickles) == 1 else None
     if folder is None:
@@ -60,7 +64,7 @@ def read_torch_zip(data: memoryview, release: Callable[[], None] = lambda: None)
     def content(name: str) -> memoryview:
         if name not in entries:
             raise CheckpointError(f"the zip has no entry {shown(name)}, which its pickle refers to")
-        return checked_content(data, entries[name], release)
+        return checked_content(data, entries[name], used)
 
     def text(name: str, default: str) -> str:
         return shown(bytes(content(name)[:20]).decode("latin1").strip()) if name in entries else default
@@ -100,8 +104,6 @@ def _once(make: Callable[[], memoryview]) -> Callable[[], memoryview]:
 
 def _not_torch(entries: dict[str, Entry]) -> CheckpointError:
     names = list(entries)
-    if names and all(name.endswith(".npy") for name in names):
-        return CheckpointError("this is a numpy .npz file, which is not read yet")
     note = None
     inner = [n for n in names if n.endswith((".pth", ".pt", ".tar", ".pdparams", ".pkl", ".safetensors"))]
     if inner:
@@ -109,7 +111,7 @@ def _not_torch(entries: dict[str, Entry]) -> CheckpointError:
     return CheckpointError("this zip is no torch checkpoint: it has no single data.pkl", note)
 
 
-def checked_content(data: memoryview, entry: Entry, release: Callable[[], None]) -> memoryview:
+def checked_content(data: memoryview, entry: Entry, used: Progress) -> memoryview:
     """The bytes of ``entry``, after their checksum was found right."""
     if entry.packed:
         raise CheckpointError(
@@ -119,9 +121,9 @@ def checked_content(data: memoryview, entry: Entry, release: Callable[[], None])
     content = data[entry.start : entry.start + entry.size]
     crc = 0
     for start in range(0, entry.size, _CHUNK):
-        crc = zlib.crc32(content[start : start + _CHUNK], crc)
-        if entry.size > _CHUNK:
-            release()
+        piece = content[start : start + _CHUNK]
+        crc = zlib.crc32(piece, crc)
+        used(len(piece))
     if crc != entry.crc:
         raise CheckpointError(
             f"the zip entry {shown(entry.name)} is damaged: its checksum is {crc:08x}, not {entry.crc:08x}",
@@ -194,14 +196,16 @@ def _read_entry(data: memoryview, at: int) -> tuple[Entry, int]:
     name = raw_name.decode("utf-8", "backslashreplace")
     extra = data[at + n_name : at + n_name + n_extra]
     size, packed, header = _wide(extra, size, packed, header)
-    problem = "encrypted" if flags & 0x2041 else "compressed" if method or size != packed else ""
+    problem = "encrypted" if flags & 0x2041 else _PACKED.get(method, "packed in a rare way")
+    if not problem and size != packed:
+        raise CheckpointError(f"the zip entry {shown(name)} has two sizes")
     local = _LOCAL.unpack_from(data, header)
     start = header + _LOCAL.size + local[9] + local[10]
     if local[0] != b"PK\3\4" or data[header + _LOCAL.size : header + _LOCAL.size + local[9]] != raw_name:
         raise CheckpointError(f"the zip entry {shown(name)} is not where the directory says")
     if start + packed > len(data):
         raise CheckpointError(f"the zip entry {shown(name)} reaches beyond the file's end")
-    return Entry(name, header, start, packed, crc, problem), at + n_name + n_extra + n_comment
+    return Entry(name, header, start, packed, crc, problem, size), at + n_name + n_extra + n_comment
 
 
 def _wide(extra: memoryview, *values: int) -> list[int]:

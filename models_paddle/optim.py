@@ -5,8 +5,9 @@ As upstream (MichaelFan01/STDC-Seg, optimizer_loss.py, its constants from train.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import paddle
 from paddle import Tensor, nn
@@ -113,6 +114,10 @@ class Momentum(paddle.optimizer.Momentum):
         """The momentum buffer of a parameter, None before its first update."""
         return self._accumulators.get(self._velocity_acc_str, {}).get(param.name)
 
+    def set_velocity(self, param: Tensor, value: Tensor) -> None:
+        """Give a parameter its momentum buffer."""
+        self._add_accumulator(self._velocity_acc_str, param).set_value(value)
+
     def _append_optimize_op(self, block: object, param_and_grad: tuple[Tensor, Tensor]) -> object:
         param, grad = param_and_grad
         if param.dtype != paddle.float64:
@@ -197,6 +202,19 @@ class Optimizer:
             for group, optim in zip(self.groups, self.optims, strict=True)
             for name, param in zip(group.names, group.params, strict=True)
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training needs to go on: buffers as NAME_velocity_0, and the next iteration as `it`."""
+        buffers = {f"{name}_velocity_0": buffer for name, buffer in self.momentum_buffers().items()}
+        return {**buffers, "it": self.it}
+
+    def set_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict()`, or from what `stdc-convert optimizer` made of the twin's."""
+        for group, optim in zip(self.groups, self.optims, strict=True):
+            for name, param in zip(group.names, group.params, strict=True):
+                if f"{name}_velocity_0" in state:
+                    optim.set_velocity(param, state[f"{name}_velocity_0"])
+        self.set_iteration(int(state.get("it", self.it)))
 
     def momentum_buffers(self) -> dict[str, Tensor]:
         """The momentum buffer of each parameter that was updated at least once, by the parameter's name."""

@@ -5,8 +5,9 @@ As upstream (MichaelFan01/STDC-Seg, optimizer_loss.py, its constants from train.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -160,6 +161,15 @@ class Optimizer:
             for group, settings in zip(self.groups, self.optim.param_groups, strict=True)
             for name in group.names
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training needs to go on: the framework's own state, and the next iteration as `it`."""
+        return {**self.optim.state_dict(), "it": self.it}
+
+    def set_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict()`, or from what `stdc-convert optimizer` made of the twin's."""
+        self.optim.load_state_dict({"state": state["state"], "param_groups": state["param_groups"]})
+        self.set_iteration(int(state.get("it", self.it)))
 
     def momentum_buffers(self) -> dict[str, Tensor]:
         """The momentum buffer of each parameter that was updated at least once, by the parameter's name."""

@@ -508,6 +508,7 @@ ERRORS = [
     ("torch2paddle two.pth --key ema", 2, "The file has: teacher, student."),
     ("torch2paddle torch_names.pdparams", 2, "is the source itself"),
     ("paddle2torch torch_names.pdparams", 2, "torch_names.pdparams has PyTorch's names already"),
+    ("paddle2torch net.pth net.safetensors", 2, "with the same names: `stdc-convert relayout SRC DST`"),
     ("paddle2torch net.pth x.pth", 2, "The other way is `stdc-convert torch2paddle`."),
     ("torch2paddle", 2, "Missing argument 'SRC'"),
     ("torch2paddle missing.pth", 3, "missing.pth: the file does not exist"),

@@ -12,6 +12,10 @@ cd "$work"
 "$BIN/stdc-convert" paddle2torch sample.pdparams back.pth --aliases
 "$BIN/stdc-convert" inspect back.pth > inspect.txt
 grep -q stdc1-seg inspect.txt
+"$BIN/stdc-convert" relayout sample.pdparams mmseg.pth --to-layout mmseg
+"$BIN/stdc-convert" relayout back.pth back.safetensors --dtype bfloat16 --certificate back.json
+"$BIN/stdc-convert" verify back.pth back.safetensors --certificate back.json
+"$BIN/stdc-convert" diff sample.tar mmseg.pth
 
 code=0
 "$BIN/stdc-align" forward > align.txt 2>&1 || code=$?
