@@ -103,7 +103,7 @@ class Bench:
             diagnosis = explain_module(first, lab, only=METRIC)
         except (ParityError, LookupError) as error:
             diagnosis = Diagnosis(first, tried=(f"nothing: {error}",))
-        return replace(result, diagnoses=[*result.diagnoses, diagnosis])
+        return replace(result, diagnoses=[diagnosis, *result.diagnoses])
 
     def _total(self, name: str, lab: Lab) -> Diagnosis | None:
         """Why a total differs whose terms all agree."""

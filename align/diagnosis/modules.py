@@ -144,7 +144,7 @@ def _attributes(torch: Trace, paddle: Trace) -> Iterator[Candidate]:
 
 def _together(found: Sequence[Difference], torch: Trace, paddle: Trace) -> Iterator[Candidate]:
     """All differences at once, then pairs of neighbours, then all but one."""
-    groups = [list(found)]
+    groups = [list(found), *_alike(found, torch, paddle)]
     if 2 < len(found) <= MAX_REGION:
         groups += [[a, b] for a, b in pairwise(found)]
         groups += [[*found[:i], *found[i + 1 :]] for i in range(len(found))]
@@ -152,6 +152,15 @@ def _together(found: Sequence[Difference], torch: Trace, paddle: Trace) -> Itera
         for choice in range(max(len(difference.edits) for difference in group)):
             edits = [d.edits[min(choice, len(d.edits) - 1)] for d in group]
             yield f"{len(group)} differences at once", edits, *words.describe(group, torch, paddle)
+
+
+def _alike(found: Sequence[Difference], torch: Trace, paddle: Trace) -> list[list[Difference]]:
+    """Differences of one kind in calls of one name: what is done wrong at every turn of a loop."""
+    kinds: dict[tuple[str, str, str], list[Difference]] = {}
+    for difference in found:
+        call = paddle.calls[difference.here] if difference.here >= 0 else torch.calls[difference.there]
+        kinds.setdefault((difference.kind, call.name, difference.name), []).append(difference)
+    return [group for group in kinds.values() if 1 < len(group) < len(found)]
 
 
 def _values(torch: Trace, paddle: Trace, values: Values) -> Iterator[Candidate]:

@@ -34,6 +34,9 @@ TYPES = {
 MAX_SENTENCES = 3
 """A cause of more parts than these tells nobody what to do."""
 
+UNKNOWN = "a tensor from elsewhere"
+"""The origin of a value that no call of the trace has made."""
+
 IGNORED = 255
 """The label that Cityscapes' train ids have for what is not trained."""
 
@@ -52,7 +55,6 @@ MEANING = {
     "register_hook": "the hook changes the gradient, by a factor for instance",
     "flip": "it turns the order of an axis round",
     "astype": "it rounds to another precision, float16 for instance",
-    "cast": "it rounds to another precision, float16 for instance",
     "multiply": "a factor, a scale",
     "divide": "a factor, a scale",
     "transpose": "it changes the order of the axes",
@@ -178,7 +180,7 @@ def _inputs(there: Call, here: Call, torch: Trace, paddle: Trace) -> tuple[str, 
         )
     remark = _in_place(there, torch) or _labels(there, here, torch, paddle)
     wrong = [(a, b) for a, b in zip(own, right, strict=True) if a != b]
-    if not wrong and not remark:
+    if (not wrong and not remark) or UNKNOWN in own:
         return "", ""
     wrong = wrong or [(", ".join(own), ", ".join(right))]
     text = "; ".join(f"{a} where the original gives it {b}" for a, b in wrong)
@@ -224,7 +226,8 @@ def _extra(here: Call, torch: Trace, paddle: Trace) -> tuple[str, str]:
     before = f", before {TYPES.get(used[0], used[0])}" if used else ""
     times = _times(here, paddle, torch)
     what = f"{call(here)} is one too many{times}, on {source}{before}: the original has nothing there"
-    meaning = f"; {MEANING[here.name]}" if here.name in MEANING else ""
+    whole = str(here.settings.get("dtype", "float")).startswith(("int", "uint", "bool"))
+    meaning = f"; {MEANING[here.name]}" if here.name in MEANING and not (here.name == "astype" and whole) else ""
     return what + meaning, f"Take {call(here)} out."
 
 
@@ -304,10 +307,11 @@ def origin(trace: Trace, number: int) -> str:
         return trace.parameters.get(number, "a parameter")
     for one in reversed(trace.calls):
         if number in one.outputs:
-            place = f"[{list(one.outputs).index(number)}]" if len(one.outputs) > 1 else ""
-            return f"the result of {one.name}{place}"
+            if len(one.outputs) > 1:
+                return f"output {list(one.outputs).index(number)} of {one.name}"
+            return f"the result of {one.name}"
     if number in trace.inputs:
         return f"input {trace.inputs.index(number)}" if len(trace.inputs) > 1 else "the input"
     if number in trace.values and trace.values[number].dtype.kind in "iu":
         return "the labels as they were given"
-    return "a tensor from elsewhere"
+    return UNKNOWN
