@@ -40,13 +40,15 @@ def gather(result: StageResult, spec: RunSpec, pair: Pair, whole: Folders, apart
 
     A tap that one side lacks, or that neither recorded, has none.
     """
-    if result.failures or all(result.comparisons) and not result.blamed:
+    if result.failures or (all(result.comparisons) and not result.blamed):
         return result
     records = {own: _load(folders, name) for own, folders, name in _sources(result, whole, apart)}
     found = []
     for comparison, own in _chosen(result):
         pairs = records.get(own)
-        if pairs is not None and all(comparison.tap in record.arrays for record in pairs):
+        if pairs is None or any(comparison.tap not in record.arrays for record in pairs):
+            continue
+        if any(record.arrays[comparison.tap].size > 1 for record in pairs):  # one value has been said already
             found.append(_evidence(comparison, own, pairs, spec, pair))
     return replace(result, evidence=found)
 
@@ -73,7 +75,7 @@ def _chosen(result: StageResult) -> list[tuple[Comparison, bool]]:
     shown += [c for c in failing if _is_matrix(c)][:2]
     shown += [*failing[:1], *sorted(failing, key=badness, reverse=True)[:2]]
     for comparison in shown:
-        if all(comparison is not other for other, _ in chosen):
+        if all(comparison.tap != other.tap for other, _ in chosen):
             chosen.append((comparison, apart))
     return chosen[:MOST]
 
@@ -110,14 +112,13 @@ def _finite(array: Array) -> Array:
 
 
 def _numbers(array: Array, finite: Array) -> Numbers:
-    wide = {"dtype": np.float64}
     filled = finite if finite.size else np.zeros(1)
     return Numbers(
         size=array.size,
         minimum=float(filled.min()),
         maximum=float(filled.max()),
-        mean=float(filled.mean(**wide)),
-        deviation=float(filled.std(**wide)),
+        mean=float(filled.mean(dtype=np.float64)),
+        deviation=float(filled.std(dtype=np.float64)),
         zeros=int((array == 0).sum()),
         not_finite=array.size - finite.size,
     )
@@ -142,7 +143,9 @@ def _pictures(
         if a.ndim != 3 or a.shape != b.shape:
             return []
         label = label[0] if label is not None and label.shape == a.shape else None
-        return _of_classes({side: array[0] for side, array in arrays.items()}, _scene(comparison, spec), label)
+        return _of_classes(
+            {side: array[0] for side, array in arrays.items()}, _scene(comparison, spec), label
+        )
     if a.ndim != 4 or a.shape != b.shape or a.dtype.kind != "f" or min(a.shape[2:]) < 2:
         return []
     error = Picture("error", _error(a, b, comparison.scale, axes=(0, 1)))
@@ -196,7 +199,9 @@ def _of_classes(classes: Arrays, scene: Array | None, label: Array | None) -> li
 
 def _input_image(spec: RunSpec, pair: Pair) -> Array | None:
     """The network's first input as an RGB image uint8 (h, w, 3), if it is one."""
-    drawn = pair.inputs(spec) if pair.inputs is not None else (seeded_image(spec.size, spec.batch, spec.seed),)
+    drawn = (
+        pair.inputs(spec) if pair.inputs is not None else (seeded_image(spec.size, spec.batch, spec.seed),)
+    )
     first = drawn[0]
     return _to_rgb(first[0].transpose(1, 2, 0)) if first.ndim == 4 and first.shape[1] == 3 else None
 
@@ -206,7 +211,9 @@ def _to_rgb(planes: Array) -> Array:
     if planes.dtype == np.uint8:
         return planes
     low, high = float(np.nanmin(planes)), float(np.nanmax(planes))
-    stretched: Array = np.nan_to_num((planes - low) / ((high - low) or 1.0) * 255).clip(0, 255).astype(np.uint8)
+    stretched: Array = (
+        np.nan_to_num((planes - low) / ((high - low) or 1.0) * 255).clip(0, 255).astype(np.uint8)
+    )
     return stretched
 
 

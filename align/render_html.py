@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stdc_parity.align.evidence import Evidence, Picture
 from stdc_parity.align.ladder import RUNGS
 from stdc_parity.align.render_html_images import class_colour, class_name, data_url
 from stdc_parity.align.render_html_plots import depth_plot, histogram, kinds_in, legend_mark, loss_curves
 from stdc_parity.align.render_html_tree import build_tree, count_signs
-from stdc_parity.align.render_html_words import both
+from stdc_parity.align.render_html_words import about, both
 from stdc_parity.align.render_terminal import (
     describe_again,
     describe_block,
@@ -26,6 +28,9 @@ from stdc_parity.converters.errors import MissingFramework
 
 SYMBOLS = {Verdict.PASS: "✓", Verdict.ROUNDING: "≈", Verdict.BLOCKED: "‖", Verdict.DIVERGED: "✕"}
 KIND_SYMBOLS = {"unknown": "·", "pass": "✓", "rounding": "≈", "inherited": "↳", "own": "✕", "contains": "⊃"}
+ALONG_DEPTH = ("weights", "forward", "forward-train", "backward", "optimizer", "train")
+"""Rungs whose taps stand along the network's depth."""
+
 MOST_ROWS = 40
 """Rows of a rung's table of taps; report.json has all."""
 
@@ -62,6 +67,7 @@ def to_html(result: RunResult) -> str:
     safe = markupsafe.Markup
     environment.globals |= {
         "t": lambda key: safe(both(key)),
+        "about": lambda rung, english: safe(about(rung, english)),
         "include_raw": lambda name: safe((folder / name).read_text(encoding="utf-8")),
         "svg": safe,
         "key": lambda kind: safe(legend_mark(kind)),
@@ -117,7 +123,10 @@ def _environment(result: RunResult) -> Mapping[str, Any]:
     """What differs between repetitions of a run: versions of the frameworks, flags, seconds."""
     facts = next((stage.facts for stage in result.stages if stage.facts), {})
     names = dict.fromkeys(
-        key for each in facts.values() for key, value in each.items() if key != "spec" and not key.endswith("sha256")
+        key
+        for each in facts.values()
+        for key, value in each.items()
+        if key != "spec" and not key.endswith("sha256")
     )
     rows = [(name, [str(each.get(name, "")) for each in facts.values()]) for name in names]
     seconds = [
@@ -149,7 +158,7 @@ def _stage(stage: StageResult, result: RunResult) -> Mapping[str, Any]:
         "blocked_by": stage.blocked_by,
         "remarks": [*stage.remarks, *describe_again(stage)],
         "plot": depth_plot(stage, result.groups),
-        "modules": stage.stage in RUNGS and (RUNGS[stage.stage].modules or stage.stage == "weights"),
+        "modules": stage.stage in ALONG_DEPTH,
         "legend": kinds_in(stage),
         "curves": [("curve-loss", loss), ("curve-gap", gap)] if loss else [],
         "findings": [_finding(stage, c) for c in blamed or first],
@@ -223,7 +232,10 @@ def _confusion(evidence: Evidence, sides: Sequence[Side]) -> Mapping[str, Any] |
     most = max(abs(int(delta.min())), abs(int(delta.max())), 1)
     names = [class_name(i, len(delta)) for i in range(len(delta))]
     rows = [
-        (name, [(int(value), math.copysign(math.log1p(abs(value)) / math.log1p(most), value)) for value in row])
+        (
+            name,
+            [(int(value), math.copysign(math.log1p(abs(value)) / math.log1p(most), value)) for value in row],
+        )
         for name, row in zip(names, delta, strict=True)
     ]
     return {"names": [name.partition(" ")[0] for name in names], "rows": rows}
@@ -231,7 +243,8 @@ def _confusion(evidence: Evidence, sides: Sequence[Side]) -> Mapping[str, Any] |
 
 def _swatches(evidence: Evidence) -> list[tuple[str, str]]:
     """The classes that the pictures show: their names and colours."""
-    shown = sorted({int(n) for p in evidence.pictures if p.kind == "classes" for n in set(p.pixels.reshape(-1).tolist())})
+    maps = [picture.pixels for picture in evidence.pictures if picture.kind == "classes"]
+    shown = np.unique(np.concatenate([pixels.reshape(-1) for pixels in maps])).tolist() if maps else []
     count = 19 if shown and shown[-1] < 19 else 256
     return [(class_name(n, count), "#" + "".join(f"{part:02x}" for part in class_colour(n))) for n in shown]
 

@@ -1,4 +1,4 @@
-"""Small pictures for the HTML report: arrays as PNG data URLs, drawn with colours that the colour-blind tell apart."""
+"""Small pictures for the HTML report: arrays as PNG data URLs, in colours that the colour-blind tell apart."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ LEVELS = (6, 7, 6)
 
 def data_url(picture: Picture) -> str:
     """The picture as a PNG in a data URL."""
-    return "data:image/png;base64," + base64.b64encode(to_png(PAINTERS[picture.kind](picture.pixels))).decode()
+    return (
+        "data:image/png;base64," + base64.b64encode(to_png(PAINTERS[picture.kind](picture.pixels))).decode()
+    )
 
 
 def to_png(rgb: Array) -> bytes:
@@ -96,13 +98,15 @@ def class_name(number: int, count: int) -> str:
 
 def _paint_classes(pixels: Array) -> Array:
     table = np.array([class_colour(number) for number in range(256)], np.uint8)
-    return table[pixels]
+    painted: Array = table[pixels]
+    return painted
 
 
 def _paint_photo(pixels: Array) -> Array:
     """In few colours, which suffices to see what it shows and takes a quarter of the room."""
     cells = np.array(LEVELS) - 1
-    return (np.rint(pixels / 255 * cells) * 255 / cells).astype(np.uint8)
+    painted: Array = (np.rint(pixels / 255 * cells) * 255 / cells).astype(np.uint8)
+    return painted
 
 
 PAINTERS: Mapping[PictureKind, Callable[[Array], Array]] = {

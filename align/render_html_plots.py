@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from stdc_parity.align.evidence import Evidence
@@ -28,7 +28,7 @@ NUMBERED = 8
 CIRCLE = '<circle class="mark {kind}" cx="{x:.1f}" cy="{y:.1f}" r="{size}">{title}</circle>'
 SHAPES = {
     "pass": (CIRCLE, 2.4),
-    "rounding": ('<rect class="mark {kind}" x="{left:.1f}" y="{upper:.1f}" width="{twice}" height="{twice}">{title}</rect>', 3),
+    "rounding": ('<path class="mark {kind}" d="M{x:.1f} {y:.1f}m-3-3h6v6h-6z">{title}</path>', 3),
     "inherited": (CIRCLE, 4.0),
     "own": ('<path class="mark {kind}" d="M{x:.1f} {y:.1f}m0-7l7 7l-7 7l-7-7z">{title}</path>', 7),
     "part": ('<path class="mark {kind}" d="M{x:.1f} {y:.1f}m0-3l3 5h-6z">{title}</path>', 3),
@@ -78,7 +78,7 @@ def mark(kind: str, x: float, y: float, title: str) -> str:
     """One mark with the words that a pointer or a screen reader gets."""
     shape, size = SHAPES[kind]
     inner = f"<title>{escape(title)}</title>" if title else ""
-    return shape.format(kind=kind, x=x, y=y, size=size, left=x - size, upper=y - size, twice=2 * size, title=inner)
+    return shape.format(kind=kind, x=x, y=y, size=size, title=inner)
 
 
 def legend_mark(kind: str) -> str:
@@ -92,6 +92,7 @@ def legend_mark(kind: str) -> str:
 
 def depth_plot(stage: StageResult, groups: Sequence[str]) -> str:
     """A rung's errors along the network's depth; "" if nothing differs at all."""
+    stage = _plotted(stage)
     shown = [*stage.comparisons, *stage.parts, *stage.blamed]
     if not any(c.relative or c.why for c in shown):
         return ""
@@ -105,6 +106,8 @@ def depth_plot(stage: StageResult, groups: Sequence[str]) -> str:
     body = [*_axis(frame), *_place_names(frame, list(places), groups)]
     if stage.limit:
         body.append(f'<path class="line limit" d="M{LEFT} {frame.y(stage.limit):.1f}H{WIDTH - RIGHT}"/>')
+    if any(math.isinf(_height(c)) for c in shown):
+        body.append(both_svg("beyond", f'class="tick" x="{LEFT - 6}" y="{TOP + 4}" text-anchor="end"'))
     body += _lines(stage, frame, at)
     body += _marks(stage, frame, at)
     return _svg(frame, body, f"{stage.stage}: error of each tap")
@@ -112,6 +115,7 @@ def depth_plot(stage: StageResult, groups: Sequence[str]) -> str:
 
 def kinds_in(stage: StageResult) -> list[str]:
     """The marks and lines that a rung's plot has, in the order of a legend."""
+    stage = _plotted(stage)
     found = {_kind(c, stage) for c in stage.comparisons}
     found |= {"own"} if stage.blamed else set()
     found |= {"part"} if stage.parts and not stage.blocked_by else set()
@@ -122,18 +126,26 @@ def kinds_in(stage: StageResult) -> list[str]:
     return [kind for kind in order if kind in found | lines]
 
 
+def _plotted(stage: StageResult) -> StageResult:
+    """Of a training the parameters that it leads to: its losses have plots of their own."""
+    if stage.stage != "train":
+        return stage
+    last = [c for c in stage.comparisons if c.kind == "parameter" and c.tap.endswith("at the end")]
+    return replace(stage, comparisons=last, blamed=[c for c in stage.blamed if c in last])
+
+
 def _by_depth(stage: StageResult, groups: Sequence[str]) -> list[str]:
     """The places of a rung from the network's input to its output, then those outside of it, in their order."""
     paths = dict.fromkeys(c.path for c in (*stage.parts, *stage.comparisons, *stage.blamed))
-    last = len(groups)
-    depth = {path: _group(path, groups, last) for path in paths}
+    depth = {path: _group(path, groups) for path in paths}
     return sorted(paths, key=lambda path: depth[path])
 
 
-def _group(path: str, groups: Sequence[str], last: int) -> int:
+def _group(path: str, groups: Sequence[str]) -> int:
+    """The number of the stage that a path is in, or of the last one that it contains; len(groups) for neither."""
     inside = [i for i, group in enumerate(groups) if path == group or path.startswith(f"{group}.")]
     outer = [i for i, group in enumerate(groups) if group.startswith(f"{path}.")]
-    return max(inside, key=lambda i: len(groups[i]), default=max(outer, default=last))
+    return max(inside, key=lambda i: len(groups[i]), default=max(outer, default=len(groups)))
 
 
 def _figures(stage: StageResult) -> Iterator[float]:
@@ -163,16 +175,15 @@ def _axis(frame: Frame) -> Iterator[str]:
 
 
 def _place_names(frame: Frame, places: Sequence[str], groups: Sequence[str]) -> Iterator[str]:
-    """The network's stages along the axis, or else all places: as many as there is room for, slanted."""
-    stages = [i for i, place in enumerate(places) if place in groups]
-    shown = stages if len(stages) > 3 else list(range(len(places)))
+    """The network's stages along the axis, and what is in none: as many as there is room for, slanted."""
+    names = [groups[i] if i < len(groups) else place for place in places for i in [_group(place, groups)]]
     last = -math.inf
-    for i in shown:
+    for i, name in enumerate(names):
         x, y = frame.x(i / max(len(places) - 1, 1)), frame.y(0.0) + 12
-        if x < last + WIDTH / MOST_LABELS / 2:
+        if x < last + WIDTH / MOST_LABELS / 2 or (i and name == names[i - 1]):
             continue
-        last, name = x, places[i] or "output"
-        short = name if len(name) <= LONGEST else f"…{name[1 - LONGEST:]}"
+        last, name = x, name or "output"
+        short = name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
         yield (
             f'<text class="place" text-anchor="end" transform="translate({x:.1f} {y:.1f}) rotate(-60)">'
             f"{escape(short)}</text>"
@@ -183,14 +194,14 @@ def _lines(stage: StageResult, frame: Frame, at: Callable[[Comparison], float]) 
     """What float64 said along the depth: each side's rounding, and the gap; of a training the control's envelope."""
     asked = [c for c in stage.comparisons if c.arbiter is not None]
     trains = stage.stage == "train"
-    for name, figure in (
-        ("control" if trains else "noise", lambda c: max(c.arbiter.noise.values())),
-        ("allowed" if trains else "gap64", lambda c: c.arbiter.agreed if trains else c.arbiter.gap64),
-    ):
+    noises = [max(c.arbiter.noise.values()) for c in asked if c.arbiter]
+    others = [c.arbiter.agreed if trains else c.arbiter.gap64 for c in asked if c.arbiter]
+    names = ("control", "allowed") if trains else ("noise", "gap64")
+    for name, figures in zip(names, (noises, others), strict=True):
         highest: dict[float, float] = {}
-        for comparison in asked:
+        for comparison, figure in zip(asked, figures, strict=True):
             x = at(comparison)
-            highest[x] = max(highest.get(x, 0.0), figure(comparison))
+            highest[x] = max(highest.get(x, 0.0), figure)
         points = " ".join(f"{x:.1f},{frame.y(value):.1f}" for x, value in sorted(highest.items()))
         if points:
             yield f'<polyline class="line {name}" points="{points}"/>'
@@ -234,7 +245,9 @@ def _svg(frame: Frame, body: Sequence[str], label: str) -> str:
 def histogram(evidence: Evidence) -> str:
     """Both sides' histograms over one another, the first filled, the second a line; counts on a log scale."""
     width, height, base = 320.0, 120.0, 100.0
-    most = max((math.log1p(int(n)) for counts in evidence.counts.values() for n in counts), default=1.0) or 1.0
+    most = (
+        max((math.log1p(int(n)) for counts in evidence.counts.values() for n in counts), default=1.0) or 1.0
+    )
     body = [f'<path class="axis" d="M4 {base}H{width - 4}"/>']
     for number, (side, counts) in enumerate(evidence.counts.items()):
         cell = (width - 8) / len(counts)
@@ -244,7 +257,8 @@ def histogram(evidence: Evidence) -> str:
         body.append(f'<path class="side{number}" d="{path}V{base}"><title>{escape(side)}</title></path>')
     for x, anchor, value in ((4.0, "start", evidence.bounds[0]), (width - 4, "end", evidence.bounds[1])):
         body.append(f'<text class="tick" x="{x}" y="{base + 15}" text-anchor="{anchor}">{value:.4g}</text>')
-    return f'<svg class="histogram" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="histogram">{"".join(body)}</svg>'
+    size = f"0 0 {width:g} {height:g}"
+    return f'<svg class="histogram" viewBox="{size}" role="img" aria-label="histogram">{"".join(body)}</svg>'
 
 
 def loss_curves(stage: StageResult) -> tuple[str, str]:
@@ -268,7 +282,9 @@ def _losses(totals: Sequence[Comparison]) -> str:
     body = list(_iterations(frame, xs))
     for value in (low, (low + high) / 2, high):
         body.append(f'<path class="grid" d="M{LEFT} {y(value):.1f}H{frame.width - RIGHT}"/>')
-        body.append(f'<text class="tick" x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4g}</text>')
+        body.append(
+            f'<text class="tick" x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4g}</text>'
+        )
     for number, side in enumerate(totals[0].values):
         points = [(x, y(c.values[side]), c.values[side]) for x, c in zip(xs, totals, strict=True)]
         line = " ".join(f"{x:.1f},{height:.1f}" for x, height, _ in points)
@@ -286,11 +302,13 @@ def _loss_gaps(totals: Sequence[Comparison]) -> str:
         "control": [max(c.arbiter.noise.values()) if c.arbiter else 0.0 for c in totals],
         "allowed": [c.arbiter.agreed if c.arbiter else 0.0 for c in totals],
     }
-    frame = frame_of([*(c.relative for c in totals), *sum(lines.values(), [])], width=460, height=240, bottom=44)
+    figures = [*(c.relative for c in totals), *lines["control"], *lines["allowed"]]
+    frame = frame_of(figures, width=460, height=240, bottom=44)
     xs = [frame.x(i / max(len(totals) - 1, 1)) for i in range(len(totals))]
     body = [*_axis(frame), *_iterations(frame, xs)]
     control = [f"{x:.1f},{frame.y(value):.1f}" for x, value in zip(xs, lines["control"], strict=True)]
-    body.append(f'<polygon class="envelope" points="{" ".join(control)} {xs[-1]:.1f},{frame.y(0.0):.1f} {LEFT},{frame.y(0.0):.1f}"/>')
+    ground = f"{xs[-1]:.1f},{frame.y(0.0):.1f} {LEFT},{frame.y(0.0):.1f}"
+    body.append(f'<polygon class="envelope" points="{" ".join(control)} {ground}"/>')
     for name, values in lines.items():
         points = " ".join(f"{x:.1f},{frame.y(value):.1f}" for x, value in zip(xs, values, strict=True))
         body.append(f'<polyline class="line {name}" points="{points}"/>')

@@ -56,7 +56,9 @@ class Node:
     @property
     def marks(self) -> list[tuple[str, str, str]]:
         """The rungs on which the module does not simply agree: (rung, kind, figure)."""
-        return [(rung, kind, self.figures.get(rung, "")) for rung, kind in self.said.items() if kind != "pass"]
+        return [
+            (rung, kind, self.figures.get(rung, "")) for rung, kind in self.said.items() if kind != "pass"
+        ]
 
 
 def build_tree(result: RunResult) -> Node:

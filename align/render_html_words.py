@@ -20,7 +20,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "differs": ("The two sides do not compute the same.", "两侧的计算不一致。"),
     "blocked-all": ("Not everything could be judged.", "有些阶段无法判断。"),
-    "hold-count": ("rungs hold", "个阶段通过"),
+    "hold-count": ("rungs hold.", "个阶段通过。"),
     "of": ("of", "/"),
     "own-list": ("Wrong by itself", "自身出错的地方"),
     "own-note": (
@@ -34,7 +34,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "options": ("Options", "选项"),
     "planted": ("Planted bugs", "植入的错误"),
     "environment": ("Environment", "环境"),
-    "environment-note": ("The only part that differs when the same run is repeated.", "重复同一运行时，只有这一部分会变化。"),
+    "environment-note": (
+        "The only part that differs when the same run is repeated.",
+        "重复同一运行时，只有这一部分会变化。",
+    ),
     "fact": ("fact", "项目"),
     "seconds": ("seconds", "秒"),
     "ladder": ("The ladder", "阶梯"),
@@ -71,7 +74,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "mark-inherited": ("differs (inherited)", "不一致（继承）"),
     "mark-differs": ("differs", "不一致"),
     "mark-own": ("differs by itself", "自身不一致"),
-    "mark-part": ("the module by itself, on equal inputs", "模块单独运行（输入相同）"),
+    "mark-part": ("the part by itself, on equal inputs", "该部分单独运行（输入相同）"),
     "line-limit": ("tolerance", "容差"),
     "line-noise": ("noise floor: a side's own rounding", "噪声底：单侧自身的舍入"),
     "line-gap64": ("gap in float64", "float64 下的差异"),
@@ -107,7 +110,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "error": ("error, log scale, brightest:", "误差（对数），最亮处："),
     "disagreement": ("pixels that change class", "类别改变的像素"),
     "confusion": ("Confusion matrix, other side minus reference", "混淆矩阵，另一侧减参考侧"),
-    "confusion-note": ("Rows: label. Columns: prediction. Pixels; empty: equal.", "行：标签；列：预测。单位：像素；空白：相等。"),
+    "confusion-note": (
+        "Rows: label. Columns: prediction. Pixels; empty: equal.",
+        "行：标签；列：预测。单位：像素；空白：相等。",
+    ),
     "curve-loss": ("Loss of each iteration", "每次迭代的损失"),
     "curve-gap": ("Gap of the losses, as a fraction of the loss", "损失之差，占损失的比例"),
     "iteration": ("iteration", "迭代"),
@@ -123,6 +129,27 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "next": ("Next", "下一步"),
     "rule": ("Rule", "判据"),
 }  # fmt: skip
+
+
+RUNGS: Mapping[str, str] = {
+    "weights": "载入后的两个网络，逐个张量",
+    "data": "每个变换之后的样本，然后是批次",
+    "forward": "eval 模式下的对比点",
+    "forward-train": "train 模式下的对比点，以及运行后的统计量",
+    "loss": "给定 logits 上的损失各项与目标",
+    "backward": "从损失往回的梯度",
+    "optimizer": "一步和多步之后的参数、动量与设置",
+    "schedule": "整个训练中每个参数组的学习率",
+    "metric": "各场景上的混淆矩阵、IoU 与准确率",
+    "train": "与对照运行相比的一小段训练",
+}
+"""What each rung is about in Chinese; in English it says so itself."""
+
+
+def about(rung: str, english: str) -> str:
+    """HTML with what a rung is about, in both languages."""
+    chinese = RUNGS.get(rung, english)
+    return f'<span lang="en">{escape(english)}</span><span lang="zh">{escape(chinese)}</span>'
 
 
 def both(key: str) -> str:
