@@ -44,7 +44,7 @@ def write_html(result: RunResult, path: Path) -> None:
     """
     page = to_html(result)
     with atomic_write(path, force=True) as file:
-        file.write(page.encode())
+        file.write(page.encode(errors="backslashreplace"))  # names may hold what UTF-8 cannot
 
 
 def to_html(result: RunResult) -> str:
@@ -77,7 +77,7 @@ def to_html(result: RunResult) -> str:
         "largest": _largest,
         "symbols": KIND_SYMBOLS,
     }
-    return environment.get_template("report.html.j2").render(_page(result)) + "\n"
+    return environment.get_template("report.html.j2").render(_page(result)).lstrip() + "\n"
 
 
 def _page(result: RunResult) -> Mapping[str, Any]:

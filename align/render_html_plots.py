@@ -117,7 +117,7 @@ def kinds_in(stage: StageResult) -> list[str]:
     """The marks and lines that a rung's plot has, in the order of a legend."""
     stage = _plotted(stage)
     found = {_kind(c, stage) for c in stage.comparisons}
-    found |= {"own"} if stage.blamed else set()
+    found |= {"own"} if stage.blamed or any(_named_before(c, stage) for c in stage.parts) else set()
     found |= {"part"} if stage.parts and not stage.blocked_by else set()
     lines = {"limit"} if stage.limit else set()
     if any(c.arbiter for c in stage.comparisons):
@@ -207,6 +207,11 @@ def _lines(stage: StageResult, frame: Frame, at: Callable[[Comparison], float]) 
             yield f'<polyline class="line {name}" points="{points}"/>'
 
 
+def _named_before(comparison: Comparison, stage: StageResult) -> bool:
+    """Whether a part differs by itself on this rung too, but was named with another."""
+    return not comparison and (comparison.path or "network") in stage.again
+
+
 def _marks(stage: StageResult, frame: Frame, at: Callable[[Comparison], float]) -> Iterator[str]:
     """Every tap, the parts that ran by themselves, and on top what is to blame."""
     blamed = list(stage.blamed)
@@ -214,7 +219,8 @@ def _marks(stage: StageResult, frame: Frame, at: Callable[[Comparison], float]) 
         for comparison in stage.parts:
             if comparison not in blamed:
                 title = f"{comparison.tap}, by itself: {_figure(comparison)}"
-                yield mark("part", at(comparison), frame.y(_height(comparison)), title)
+                kind = "own" if _named_before(comparison, stage) else "part"
+                yield mark(kind, at(comparison), frame.y(_height(comparison)), title)
     for kind in ("pass", "rounding", "inherited"):
         for comparison in stage.comparisons:
             if _kind(comparison, stage) == kind:

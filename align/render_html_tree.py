@@ -65,7 +65,7 @@ def build_tree(result: RunResult) -> Node:
     """The modules that any rung has a tap of, under a root that is the network itself."""
     root = Node("")
     for stage in result.stages:
-        blamed = {_module(c) for c in stage.blamed}
+        blamed = {_module(c) for c in stage.blamed} | {"" if p == "network" else p for p in stage.again}
         worst: dict[str, float] = {}
         for comparison in (*stage.comparisons, *stage.parts, *stage.blamed):
             path = _module(comparison)

@@ -131,7 +131,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-RUNGS: Mapping[str, str] = {
+ABOUT: Mapping[str, str] = {
     "weights": "载入后的两个网络，逐个张量",
     "data": "每个变换之后的样本，然后是批次",
     "forward": "eval 模式下的对比点",
@@ -148,7 +148,7 @@ RUNGS: Mapping[str, str] = {
 
 def about(rung: str, english: str) -> str:
     """HTML with what a rung is about, in both languages."""
-    chinese = RUNGS.get(rung, english)
+    chinese = ABOUT.get(rung, english)
     return f'<span lang="en">{escape(english)}</span><span lang="zh">{escape(chinese)}</span>'
 
 
