@@ -26,8 +26,16 @@ from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.atomic import atomic_write
 from stdc_parity.converters.errors import MissingFramework
 
-SYMBOLS = {Verdict.PASS: "✓", Verdict.ROUNDING: "≈", Verdict.BLOCKED: "‖", Verdict.DIVERGED: "✕"}
-KIND_SYMBOLS = {"unknown": "·", "pass": "✓", "rounding": "≈", "inherited": "↳", "own": "✕", "contains": "⊃"}
+SYMBOLS = {"PASS": "✓", "ROUNDING": "≈", "WAIVED": "⚑", "BLOCKED": "‖", "DIVERGED": "✕"}
+KIND_SYMBOLS = {
+    "unknown": "·",
+    "pass": "✓",
+    "rounding": "≈",
+    "waived": "⚑",
+    "inherited": "↳",
+    "own": "✕",
+    "contains": "⊃",
+}
 ALONG_DEPTH = ("weights", "forward", "forward-train", "backward", "optimizer", "train")
 """Rungs whose taps stand along the network's depth."""
 
@@ -86,8 +94,8 @@ def _page(result: RunResult) -> Mapping[str, Any]:
     return {
         "title": f"{result.spec.pair}: {result.verdict.value}",
         "verdict": result.verdict.value,
-        "symbol": SYMBOLS[result.verdict],
-        "sentence": _sentence(result),
+        "symbol": SYMBOLS[result.verdict.value],
+        "sentence": f"says-{result.verdict.value}",
         "held": sum(bool(stage) for stage in result.stages),
         "found": [(stage.stage, group) for stage in result.stages for group in _by_cause(stage)],
         "facts": list(_facts(result)),
@@ -96,16 +104,6 @@ def _page(result: RunResult) -> Mapping[str, Any]:
         "counts": count_signs(tree),
         "stages": [_stage(stage, result) for stage in result.stages],
     }
-
-
-def _sentence(result: RunResult) -> str:
-    sentences = {
-        Verdict.PASS: "holds",
-        Verdict.ROUNDING: "holds-rounding",
-        Verdict.BLOCKED: "blocked-all",
-        Verdict.DIVERGED: "differs",
-    }
-    return sentences[result.verdict]
 
 
 def _facts(result: RunResult) -> Iterator[tuple[str, str]]:
@@ -120,7 +118,7 @@ def _facts(result: RunResult) -> Iterator[tuple[str, str]]:
 
 
 def _environment(result: RunResult) -> Mapping[str, Any]:
-    """What differs between repetitions of a run: versions of the frameworks, flags, seconds."""
+    """What differs between repetitions of a run: versions of the frameworks, flags, seconds, a crash's last words."""
     facts = next((stage.facts for stage in result.stages if stage.facts), {})
     names = dict.fromkeys(
         key
@@ -134,7 +132,8 @@ def _environment(result: RunResult) -> Mapping[str, Any]:
         for stage in result.stages
         if stage.seconds
     ]
-    return {"sides": list(facts), "rows": rows, "seconds": seconds}
+    words = [(stage.stage, failure) for stage in result.stages for failure in stage.failures if failure.note]
+    return {"sides": list(facts), "rows": rows, "seconds": seconds, "last_words": words}
 
 
 def _stage(stage: StageResult, result: RunResult) -> Mapping[str, Any]:
@@ -147,7 +146,7 @@ def _stage(stage: StageResult, result: RunResult) -> Mapping[str, Any]:
         "name": stage.stage,
         "about": RUNGS[stage.stage].about if stage.stage in RUNGS else "",
         "verdict": stage.verdict.value,
-        "symbol": SYMBOLS[stage.verdict],
+        "symbol": SYMBOLS[stage.verdict.value],
         "open": stage.verdict is Verdict.DIVERGED,
         "taps": len(stage.comparisons),
         "differ": len(bad),

@@ -9,7 +9,7 @@ from html import escape
 
 from stdc_parity.align.evidence import Evidence
 from stdc_parity.align.render_html_words import both_svg
-from stdc_parity.align.result import Comparison, StageResult, Verdict
+from stdc_parity.align.result import Comparison, StageResult
 
 WIDTH, HEIGHT = 920.0, 370.0
 LEFT, RIGHT, TOP, BOTTOM = 62.0, 14.0, 18.0, 128.0
@@ -29,6 +29,7 @@ CIRCLE = '<circle class="mark {kind}" cx="{x:.1f}" cy="{y:.1f}" r="{size}">{titl
 SHAPES = {
     "pass": (CIRCLE, 2.4),
     "rounding": ('<path class="mark {kind}" d="M{x:.1f} {y:.1f}m-3-3h6v6h-6z">{title}</path>', 3),
+    "waived": ('<path class="mark {kind}" d="M{x:.1f} {y:.1f}m-4-4l8 8m0-8l-8 8">{title}</path>', 4),
     "inherited": (CIRCLE, 4.0),
     "own": ('<path class="mark {kind}" d="M{x:.1f} {y:.1f}m0-7l7 7l-7 7l-7-7z">{title}</path>', 7),
     "part": ('<path class="mark {kind}" d="M{x:.1f} {y:.1f}m0-3l3 5h-6z">{title}</path>', 3),
@@ -122,7 +123,19 @@ def kinds_in(stage: StageResult) -> list[str]:
     lines = {"limit"} if stage.limit else set()
     if any(c.arbiter for c in stage.comparisons):
         lines |= {"control", "allowed"} if stage.stage == "train" else {"noise", "gap64"}
-    order = ("pass", "rounding", "inherited", "own", "part", "limit", "noise", "gap64", "control", "allowed")
+    order = (
+        "pass",
+        "rounding",
+        "waived",
+        "inherited",
+        "own",
+        "part",
+        "limit",
+        "noise",
+        "gap64",
+        "control",
+        "allowed",
+    )
     return [kind for kind in order if kind in found | lines]
 
 
@@ -156,11 +169,12 @@ def _figures(stage: StageResult) -> Iterator[float]:
 
 
 def _kind(comparison: Comparison, stage: StageResult) -> str:
-    if comparison in stage.blamed:
-        return "own"
-    if comparison.verdict is Verdict.ROUNDING:
-        return "rounding"
-    return "pass" if comparison else "inherited"
+    return "own" if comparison in stage.blamed else kind_of(comparison)
+
+
+def kind_of(comparison: Comparison) -> str:
+    """What a tap is drawn as, unless it is to blame itself."""
+    return "inherited" if not comparison else comparison.verdict.value.lower()
 
 
 def _axis(frame: Frame) -> Iterator[str]:
@@ -221,7 +235,7 @@ def _marks(stage: StageResult, frame: Frame, at: Callable[[Comparison], float]) 
                 title = f"{comparison.tap}, by itself: {_figure(comparison)}"
                 kind = "own" if _named_before(comparison, stage) else "part"
                 yield mark(kind, at(comparison), frame.y(_height(comparison)), title)
-    for kind in ("pass", "rounding", "inherited"):
+    for kind in ("pass", "rounding", "waived", "inherited"):
         for comparison in stage.comparisons:
             if _kind(comparison, stage) == kind:
                 title = f"{comparison.tap}: {_figure(comparison)}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from stdc_parity.align.result import Comparison, RunResult, Verdict
+from stdc_parity.align.render_html_plots import kind_of
+from stdc_parity.align.result import Comparison, RunResult
 
-ORDER = ("unknown", "pass", "rounding", "inherited", "own")
+ORDER = ("unknown", "pass", "rounding", "waived", "inherited", "own")
 """What can be said of a module, from good to bad."""
 
 PARAMETERS = ("parameter", "momentum", "setting")
@@ -83,11 +84,8 @@ def build_tree(result: RunResult) -> Node:
 
 
 def _kind(comparison: Comparison, is_part: bool) -> str:
-    if comparison.verdict is Verdict.DIVERGED:
-        return "inherited"
-    if is_part:
-        return "pass"
-    return "rounding" if comparison.verdict is Verdict.ROUNDING else "pass"
+    kind = kind_of(comparison)
+    return "pass" if is_part and kind == "rounding" else kind
 
 
 def _module(comparison: Comparison) -> str | None:
