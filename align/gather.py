@@ -26,7 +26,7 @@ MOST = 8
 CELLS = 48
 """Cells of a histogram."""
 
-LARGEST = (160, 320)
+LARGEST = (128, 256)
 """Height and width that pictures are shrunk to."""
 
 FEW = 32
