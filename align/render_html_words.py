@@ -69,6 +69,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "key-unknown": ("not compared itself", "本身未对比"),
     "rungs": ("Rung by rung", "逐个阶段"),
     "depth": ("Error along the network's depth", "误差沿网络深度的变化"),
+    "depth-end": ("Parameters at the end, along the network's depth", "训练结束时的参数，沿网络深度"),
     "order": ("Error tap by tap", "逐个对比点的误差"),
     "depth-note": (
         "Each mark is a tap; its height is the largest difference, as a fraction of the reference's scale.",
