@@ -40,7 +40,7 @@ wheel: $(READY)
 	rm -rf build/lib build/wheel build/clean
 	$(BIN)/pip wheel -q --disable-pip-version-check --no-deps -c constraints.txt -w build/wheel .
 	$(PYTHON) -m venv build/clean
-	build/clean/bin/pip install -q --disable-pip-version-check -c constraints.txt build/wheel/*.whl
+	build/clean/bin/pip install -q --disable-pip-version-check -c constraints.txt "$$(ls build/wheel/*.whl)[report]"
 	BIN="$(CURDIR)/build/clean/bin" sh tests/wheel_smoke.sh
 
 clean:

@@ -499,7 +499,7 @@ _output_options = _with([
     click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write all figures."),
     click.option(
         "--report", "report_folder", metavar="DIR", type=click.Path(path_type=Path),
-        help="Write report.json, junit.xml and summary.md.",
+        help="Write report.html, report.json, junit.xml and summary.md.",
     ),
     click.option("-v", "--verbose", is_flag=True, help="Show every tap."),
 ])  # fmt: skip
@@ -607,7 +607,8 @@ def _run(name: str, options: dict[str, Any]) -> None:
     rungs, options = choose_rungs(name, options)
     spec = choose_spec(**options)
     with Console(stderr=True).status("both sides import their frameworks …") as status:
-        result = run_rungs(rungs, spec, judging, threads, status.update, repro=repro)
+        wanted = outputs["report_folder"] is not None
+        result = run_rungs(rungs, spec, judging, threads, status.update, repro=repro, evidence=wanted)
     report.publish(result, **outputs)
     sys.exit(0 if result else 1)
 

@@ -18,7 +18,9 @@ from stdc_parity.align.compare import (
     ask_arbiter,
     describe_rule,
     judge_stage,
+    limit_of,
 )
+from stdc_parity.align.gather import gather
 from stdc_parity.align.judge import compare_records
 from stdc_parity.align.ladder import RUNGS, Rung
 from stdc_parity.align.load import resolve
@@ -81,7 +83,8 @@ def compare_folders(first: Path, second: Path, judging: Judging) -> RunResult:
     results, specs = [], []
     for name in shared:
         result, spec = _compare_rung(RUNGS[name], folders, judging)
-        results.append(result)
+        apart = {side: folder / "isolated" for side, folder in folders.items()}
+        results.append(gather(result, spec, find_pair(spec.pair, base=spec.base), folders, apart))
         specs.append(spec)
     pair = find_pair(specs[0].pair, base=specs[0].base)
     return RunResult(
@@ -93,7 +96,8 @@ def _compare_rung(rung: Rung, folders: Mapping[Side, Path], judging: Judging) ->
     facts = {side: load_record(folder, side, rung.name).facts for side, folder in folders.items()}
     spec = _same_run(rung.name, facts)
     pair = find_pair(spec.pair, base=spec.base)
-    result = StageResult(rung.name, [], describe_rule(rung, judging.tolerance), facts=facts)
+    rule = describe_rule(rung, judging.tolerance)
+    result = StageResult(rung.name, [], rule, facts=facts, limit=limit_of(rung, judging.tolerance))
     result = judge_stage(rung, result, folders, spec.dtype, pair, judging)
     wide = {side: folder / "float64" for side, folder in folders.items()}
     recorded = all(rung.name in stages_of(folder, side) for side, folder in wide.items())

@@ -15,7 +15,7 @@ from stdc_parity.align.judge_train import judge_train
 from stdc_parity.align.ladder import CONTROL, Rung
 from stdc_parity.align.localise import blame, own, uncalled
 from stdc_parity.align.pair import Pair
-from stdc_parity.align.record import Record, load_record
+from stdc_parity.align.record import Record, Tap, load_record
 from stdc_parity.align.result import Comparison, StageResult, Verdict
 from stdc_parity.align.stages import metric, train
 from stdc_parity.converters.architecture import Side
@@ -53,6 +53,12 @@ def describe_rule(rung: Rung, tolerance: Tolerance) -> str:
         "train": "within the control's envelope",
     }
     return special.get(rung.name) or ("its own tolerances" if rung.rule else tolerance.describe())
+
+
+def limit_of(rung: Rung, tolerance: Tolerance) -> float | None:
+    """The fraction of scale that most taps of a rung may differ by, None if its rule is of another kind."""
+    rule = rung.rule(Tap("", "parameter", "", "")) if rung.rule else tolerance
+    return None if rule.elementwise or not rule.tol or rung.stage in (metric.STAGE, train.STAGE) else rule.tol
 
 
 def judge_stage(
@@ -116,7 +122,7 @@ def judge_isolated(
         blamed += uncalled(result.comparisons, blamed)
     else:
         blamed = own(comparisons, rung.follows, by_place=rung.by_place)
-    result = set_apart(replace(result, blamed=blamed, isolated=True), known)
+    result = set_apart(replace(result, blamed=blamed, isolated=True, parts=comparisons), known)
     return replace(result, comparisons=comparisons) if result.blocked_by and result.blamed else result
 
 

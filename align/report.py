@@ -9,7 +9,7 @@ from rich.console import Console
 from stdc_parity.align.render_json import write_json
 from stdc_parity.align.render_terminal import render
 from stdc_parity.align.result import RunResult
-from stdc_parity.converters.errors import UsageError
+from stdc_parity.converters.errors import MissingFramework, UsageError
 
 
 def publish(
@@ -28,7 +28,11 @@ def publish(
 
 
 def write_report(result: RunResult, folder: Path) -> None:
-    """Write report.json, junit.xml and summary.md into `folder`, over older ones."""
+    """Write report.json, junit.xml, summary.md and report.html into `folder`, over older ones.
+
+    Without what report.html needs the others are written, and a line on stderr says what is missing.
+    """
+    from stdc_parity.align.render_html import write_html
     from stdc_parity.align.render_junit import write_junit
     from stdc_parity.align.render_markdown import write_markdown
 
@@ -39,3 +43,7 @@ def write_report(result: RunResult, folder: Path) -> None:
     write_json(result, folder / "report.json")
     write_junit(result, folder / "junit.xml")
     write_markdown(result, folder / "summary.md")
+    try:
+        write_html(result, folder / "report.html")
+    except MissingFramework as error:
+        Console(stderr=True, highlight=False).print(f"Note: {error} ({error.note})", markup=False, soft_wrap=True)

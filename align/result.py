@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from stdc_parity.align.evidence import Evidence
 from stdc_parity.align.record import TapKind
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.converters.architecture import Side
@@ -116,7 +117,9 @@ class StageResult:
     are modules that differ by themselves too, but were named before, with the rung that did. `blocked_by`
     names the rung that failed and that this one needs: it was judged part by part, if at all, and
     `comparisons` are those of its parts. `remarks` are sentences for people. `diagnoses` say
-    why, a place each.
+    why, a place each. `limit` is the fraction of its scale that most taps may differ by, if the rung has such a
+    limit. `parts` are the comparisons of its parts run by themselves, all of them. `evidence` is what a report
+    shows of failing taps, if it was asked for.
     """
 
     stage: str
@@ -131,6 +134,9 @@ class StageResult:
     blocked_by: str = ""
     diagnoses: Sequence[Diagnosis] = ()
     facts: Mapping[Side, Mapping[str, Any]] = field(default_factory=dict)
+    limit: float | None = None
+    parts: Sequence[Comparison] = ()
+    evidence: Sequence[Evidence] = ()
 
     @property
     def verdict(self) -> Verdict:

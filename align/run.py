@@ -18,12 +18,14 @@ from stdc_parity.align.compare import (
     describe_rule,
     judge_isolated,
     judge_stage,
+    limit_of,
     load_pair,
     place_of,
     set_apart,
 )
 from stdc_parity.align.diagnose import Bench
 from stdc_parity.align.diagnosis.records import explain_records
+from stdc_parity.align.gather import gather
 from stdc_parity.align.ladder import CONTROL, RUNGS, Rung
 from stdc_parity.align.load import describe_weights, open_source, resolve
 from stdc_parity.align.localise import own
@@ -96,6 +98,7 @@ def run_rungs(
     progress: Progress = lambda line: None,
     *,
     repro: Path | None = None,
+    evidence: bool = False,
 ) -> RunResult:
     """Climb the rungs called `names` in their order, and find what differs by itself on each.
 
@@ -103,10 +106,10 @@ def run_rungs(
     weights the rungs that follow compute with the reference's on both sides. `progress` is told what is being
     done. Raises UsageError and CheckpointError for the options and the weights, MissingFramework if a framework
     cannot be imported; a side that crashes or raises is part of the result. Under `repro` a script is written for
-    each module to blame.
+    each module to blame. With `evidence` the result has what a report shows of failing taps.
     """
     with open_sides(SIDES, threads or default_threads()) as processes:
-        return climb(processes, names, spec, judging, progress, repro=repro)
+        return climb(processes, names, spec, judging, progress, repro=repro, evidence=evidence)
 
 
 def climb(
@@ -118,6 +121,7 @@ def climb(
     *,
     stop_early: bool = False,
     repro: Path | None = None,
+    evidence: bool = False,
 ) -> RunResult:
     """`run_rungs` with processes that are open already; `stop_early` ends it with the first rung that fails."""
     pair, source = resolve(spec)  # while the sides import
@@ -126,6 +130,8 @@ def climb(
         for name in possible_rungs(names, pair, spec.size):
             run = _Climb(processes, Path(folder), pair, judging, tuple(results), repro)
             results.append(run.rung(RUNGS[name], RUNGS[name].spec(spec), progress))
+            if evidence:
+                results[-1] = run.shown(results[-1], RUNGS[name].spec(spec))
             if stop_early and not results[-1]:
                 break
         shown = RUNGS[names[0]].spec(spec) if len(names) == 1 else spec
@@ -201,6 +207,10 @@ class _Climb:
             return result
         return replace(result, diagnoses=[*found, *result.diagnoses])
 
+    def shown(self, result: StageResult, spec: RunSpec) -> StageResult:
+        """`result` with the evidence of what fails on it."""
+        return gather(result, spec, self.pair, _both(self.folder), _both(self.folder / "isolated"))
+
     def _holds(self, result: StageResult) -> bool:
         """Whether a rung that holds, or wrong weights that can all be put right, let others be judged as a whole."""
         lent = result.stage == weights.STAGE and self._lends
@@ -248,6 +258,7 @@ class _Climb:
             stage=rung.name,
             comparisons=[],
             tolerance=describe_rule(rung, self.judging.tolerance),
+            limit=limit_of(rung, self.judging.tolerance),
             seconds={side: answer["seconds"] for side, answer in done.items()},
             failures=[answer for answer in answers.values() if isinstance(answer, Failure)],
             facts={side: answer["facts"] for side, answer in done.items()},

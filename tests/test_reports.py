@@ -103,6 +103,7 @@ def test_a_run_writes_its_report(tmp_path: Path, options: list[str], code: int) 
     assert len(report["stages"][0]["taps"]) == 31
     assert ET.parse(folder / "junit.xml").getroot().get("tests") is not None
     assert report["verdict"] in (folder / "summary.md").read_text().splitlines()[0]
+    assert f'{report["verdict"]}</h1>' in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_report_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None:

@@ -25,4 +25,14 @@ if [ "$code" != 4 ]; then
     exit 1
 fi
 cat align.txt
+
+"$BIN/python" -c 'import numpy as np; [np.save(f"{side}.npy", {"logits": np.arange(6) * scale}) for side, scale in
+    (("torch", 1.0), ("paddle", 1.5))]'
+code=0
+"$BIN/stdc-align" compare torch.npy paddle.npy --report report > compare.txt 2>&1 || code=$?
+if [ "$code" != 1 ] || ! grep -q '<h1>.*DIVERGED' report/report.html; then
+    echo "stdc-align compare --report ended with $code, not 1, or left no report.html:"
+    cat compare.txt
+    exit 1
+fi
 echo "wheel: installed without a framework, converts, and says what it lacks"
