@@ -499,7 +499,7 @@ _output_options = _with([
     click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write all figures."),
     click.option(
         "--report", "report_folder", metavar="DIR", type=click.Path(path_type=Path),
-        help="Write report.json, junit.xml and summary.md.",
+        help="Write report.json, junit.xml, summary.md and taps.csv.",
     ),
     click.option("-v", "--verbose", is_flag=True, help="Show every tap."),
 ])  # fmt: skip

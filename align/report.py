@@ -28,7 +28,8 @@ def publish(
 
 
 def write_report(result: RunResult, folder: Path) -> None:
-    """Write report.json, junit.xml and summary.md into `folder`, over older ones."""
+    """Write report.json, junit.xml, summary.md and taps.csv into `folder`, over older ones. Raises UsageError."""
+    from stdc_parity.align.render_csv import write_csv
     from stdc_parity.align.render_junit import write_junit
     from stdc_parity.align.render_markdown import write_markdown
 
@@ -39,3 +40,4 @@ def write_report(result: RunResult, folder: Path) -> None:
     write_json(result, folder / "report.json")
     write_junit(result, folder / "junit.xml")
     write_markdown(result, folder / "summary.md")
+    write_csv(result, folder / "taps.csv")
