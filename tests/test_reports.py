@@ -231,3 +231,42 @@ def test_a_report_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> Non
     arguments = ["schedule", "--base", "4", "--size", "64x128", "--report", str(tmp_path / "file" / "x")]
     result = CliRunner().invoke(align, arguments)
     assert result.exit_code == 2 and "Traceback" not in result.output
+
+
+def without_environment(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file of a report, each without its marked block."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    report = json.loads(files["report.json"])
+    assert list(report)[-1] == "environment" and report.pop("environment")
+    suites = ET.fromstring(files["junit.xml"])
+    assert suites[-1].get("name") == "environment"
+    suites.remove(suites[-1])
+    summary, marked, _ = files["summary.md"].partition(b"<!-- environment -->")
+    assert marked
+    text = json.dumps(report, indent=1).encode()
+    assert files["report.json"].startswith(text[:-2])  # the block is the last, the rest is as it was
+    return {**files, "report.json": text, "junit.xml": ET.tostring(suites), "summary.md": summary}
+
+
+PLANTED = ["forward", "--plant", "norm-eps-wide", "--base", "4", "--size", "64x128"]
+
+
+def test_two_reports_of_one_run_differ_in_their_environment_alone(tmp_path: Path) -> None:
+    """A run that diverges, is arbitrated, taken apart and diagnosed: all that a report has is in it."""
+    for name in ("first", "second"):
+        result = CliRunner().invoke(align, [*PLANTED, "--report", str(tmp_path / name)])
+        assert result.exit_code == 1, result.output
+    first, second = (without_environment(tmp_path / name) for name in ("first", "second"))
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+    assert json.loads(first["report.json"])["stages"][0]["diagnoses"]
+
+
+def test_figures_are_rounded() -> None:
+    noisy = replace(GOOD, error=1.23456789e-7, scale=3.14159265358979, relative=3.9297512e-8,
+                    values={"torch": 0.1234567891234})  # fmt: skip
+    stages = [StageResult("forward", [noisy], "tol", {"torch": 0.123456})]
+    report = to_json(RunResult(RunSpec("stdc2-seg", (64, 128)), "seeded", (), stages))
+    tap = report["stages"][0]["taps"][0]
+    assert (tap["error"], tap["relative"], tap["scale"]) == (1.235e-7, 3.93e-8, 3.14159265)
+    assert tap["values"] == {"torch": 0.123456789}
