@@ -29,6 +29,7 @@ from stdc_parity.align.result import Failure, RunResult, StageResult
 from stdc_parity.align.run import record_rung
 from stdc_parity.align.sides import default_threads, open_sides
 from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.waivers import account_for, apply_waivers
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import CheckpointError, ParityError, UsageError
 
@@ -81,11 +82,15 @@ def compare_folders(first: Path, second: Path, judging: Judging) -> RunResult:
     results, specs = [], []
     for name in shared:
         result, spec = _compare_rung(RUNGS[name], folders, judging)
-        results.append(result)
+        results.append(apply_waivers(result, judging.waivers))
         specs.append(spec)
     pair = find_pair(specs[0].pair, base=specs[0].base)
     return RunResult(
-        specs[0], specs[0].weights or f"seeded weights (seed {specs[0].seed})", pair.stages, results
+        specs[0],
+        specs[0].weights or f"seeded weights (seed {specs[0].seed})",
+        pair.stages,
+        results,
+        account_for(judging.waivers, results),
     )
 
 
@@ -153,4 +158,6 @@ def _compare_npy(first: Path, second: Path, judging: Judging) -> RunResult:
     reference, other = read_npy_record(first, "torch"), read_npy_record(second, "paddle")
     comparisons = compare_records(reference, other, judging.tolerance)
     result = StageResult("npy", comparisons, judging.tolerance.describe())
-    return RunResult(RunSpec("npy", (0, 0), batch=0), f"{first.name} against {second.name}", (), [result])
+    result = apply_waivers(result, judging.waivers)
+    uses = account_for(judging.waivers, [result])
+    return RunResult(RunSpec("npy", (0, 0), batch=0), f"{first.name} against {second.name}", (), [result], uses)

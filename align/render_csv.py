@@ -14,7 +14,7 @@ from stdc_parity.converters.atomic import atomic_write
 COLUMNS = (
     "stage", "tap", "kind", "torch_path", "paddle_path", "shape", "dtype", "verdict",
     "error", "scale", "relative", "gap64", "agreed64", "torch_noise", "paddle_noise",
-    "index", "torch_value", "paddle_value", "why",
+    "index", "torch_value", "paddle_value", "why", "waived",
 )  # fmt: skip
 
 
@@ -51,4 +51,5 @@ def _cells(c: Comparison) -> tuple[object, ...]:
         round_error(noise["torch"]) if "torch" in noise else "",
         round_error(noise["paddle"]) if "paddle" in noise else "",
         " ".join(map(str, c.index)), values.get("torch", ""), values.get("paddle", ""), c.why,
+        "" if c.waiver is None else c.waiver.reason,
     )  # fmt: skip

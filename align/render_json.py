@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stdc_parity.align.environment import OF_THE_RUN, describe_environment
-from stdc_parity.align.result import Comparison, RunResult, StageResult
+from stdc_parity.align.result import BaselineResult, Comparison, RunResult, StageResult, WaiverUse
 from stdc_parity.converters.architecture import Side
 
 SCHEMA_VERSION = 1
@@ -23,6 +23,10 @@ ERROR_DIGITS = 4
 """Significant digits of what measures a difference."""
 
 
+WIDTH = 900
+"""The longest line that is not broken up; a tap takes about 500 characters."""
+
+
 def to_json(result: RunResult) -> dict[str, Any]:
     """The run as a JSON object; infinities and NaN become strings. The environment is its last member."""
     return {
@@ -33,6 +37,8 @@ def to_json(result: RunResult) -> dict[str, Any]:
         "spec": result.spec.to_json(),
         "groups": list(result.groups),
         "stages": [_stage(stage) for stage in result.stages],
+        "waivers": [_use(use) for use in result.waivers],
+        "baseline": None if result.baseline is None else _baseline(result.baseline),
         "environment": describe_environment(result),
     }
 
@@ -41,9 +47,21 @@ def write_json(result: RunResult, path: Path) -> None:
     """Write the run to `path` in one step, over an older file. Raises UsageError if it cannot be written."""
     from stdc_parity.converters.atomic import atomic_write
 
-    text = json.dumps(to_json(result), indent=1, allow_nan=False, default=str)
+    text = _lay_out(to_json(result), "\n")
     with atomic_write(path, force=True) as file:
-        file.write(f"{text}\n".encode("utf-8", "backslashreplace"))
+        file.write(f"{text}\n".encode())
+
+
+def _lay_out(value: object, start: str) -> str:
+    """`value` as JSON with what is short on one line, so that a changed tap is a changed line."""
+    line = json.dumps(value, allow_nan=False, default=str)
+    if len(line) <= WIDTH or not isinstance(value, dict | list) or not value:
+        return line
+    inner = f"{start} "
+    if isinstance(value, dict):
+        items = [f"{json.dumps(key)}: {_lay_out(item, inner)}" for key, item in value.items()]
+        return f"{{{inner}{f',{inner}'.join(items)}{start}}}"
+    return f"[{inner}{f',{inner}'.join(_lay_out(item, inner) for item in value)}{start}]"
 
 
 def round_error(value: float) -> float | str:
@@ -81,6 +99,25 @@ def _stage(stage: StageResult) -> dict[str, Any]:
     }
 
 
+def _use(use: WaiverUse) -> dict[str, Any]:
+    waiver = {**asdict(use.waiver), "expires": use.waiver.expires.isoformat()}
+    del waiver["expired"]
+    return waiver | {"state": use.state, "matched": [f"{stage}: {tap}" for stage, tap in use.taps]}
+
+
+def _baseline(baseline: BaselineResult) -> dict[str, Any]:
+    changes = [
+        asdict(change) | {"before": round_error(change.before), "after": round_error(change.after)}
+        for change in baseline.changes
+    ]
+    return {
+        "source": baseline.source,
+        "factor": baseline.factor,
+        "changes": changes,
+        "remarks": list(baseline.remarks),
+    }
+
+
 def _comparison(c: Comparison) -> dict[str, Any]:
     arbiter = c.arbiter and {
         "gap64": round_error(c.arbiter.gap64),
@@ -102,6 +139,7 @@ def _comparison(c: Comparison) -> dict[str, Any]:
         "values": _by_side(c.values, VALUE_DIGITS),
         "why": c.why,
         "arbiter": arbiter,
+        "waived": "" if c.waiver is None else c.waiver.reason,
     }
 
 

@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
 
+from stdc_parity.align.describe import describe_baseline, describe_change, describe_waiver
 from stdc_parity.align.environment import describe_last_words, list_environment
 from stdc_parity.align.render_terminal import describe_again, describe_block, describe_cause, describe_failure
 from stdc_parity.align.result import Comparison, RunResult, StageResult, Verdict
@@ -28,6 +29,9 @@ def to_junit(result: RunResult) -> ET.Element:
     suites = ET.Element("testsuites", name=_clean(f"stdc-align {result.spec.pair}"))
     for stage in result.stages:
         suites.append(_counted(_suite(stage, result.spec.pair)))
+    for suite in (_waivers(result), _baseline(result)):
+        if len(suite):
+            suites.append(_counted(suite))
     suites.append(_counted(_environment(result)))
     for what in ("tests", "failures", "errors"):
         suites.set(what, str(sum(int(suite.get(what, "0")) for suite in suites)))
@@ -49,6 +53,36 @@ def _suite(stage: StageResult, pair: str) -> ET.Element:
         case = _case(f"{pair}.{stage.stage}", f"{stage.stage}: {comparison.tap or '(the network)'}")
         message = comparison.why or f"{comparison.relative:.3g} of scale"
         _add(case, "failure", message, _describe(stage, comparison))
+        suite.append(case)
+    for comparison in [c for c in stage.comparisons if c.waiver is not None][:MAX_TAPS]:
+        case = _case(f"{pair}.{stage.stage}", f"{stage.stage}: {comparison.tap}, waived")
+        _add(case, "skipped", f"waived: {comparison.waiver.reason}" if comparison.waiver else "")
+        suite.append(case)
+    return suite
+
+
+def _waivers(result: RunResult) -> ET.Element:
+    """A case for each waiver, which fails if the waiver has expired or is for nothing."""
+    suite = ET.Element("testsuite", name="waivers")
+    for number, use in enumerate(result.waivers, 1):
+        case = _case("waivers", f"{number}: {use.waiver.stage}: {use.waiver.tap}")
+        what = "system-out" if use else "failure"
+        _add(case, what, describe_waiver(use))
+        suite.append(case)
+    return suite
+
+
+def _baseline(result: RunResult) -> ET.Element:
+    """A case for each change since the baseline, or one that holds."""
+    suite = ET.Element("testsuite", name="baseline")
+    lines = list(describe_baseline(result))
+    if result.baseline is not None and not result.baseline.changes:
+        case = _case("baseline", "no change")
+        _add(case, "system-out", "\n".join(lines))
+        suite.append(case)
+    for change in result.baseline.changes[:MAX_TAPS] if result.baseline is not None else ():
+        case = _case("baseline", f"{change.stage}: {change.tap or '(the rung)'} {change.what}")
+        _add(case, "failure", describe_change(change), lines[:1])
         suite.append(case)
     return suite
 
@@ -87,6 +121,9 @@ def _case(classname: str, name: str) -> ET.Element:
 
 
 def _add(case: ET.Element, what: str, message: str, lines: Sequence[str] = ()) -> None:
+    if what == "system-out":
+        ET.SubElement(case, what).text = _clean(message)
+        return
     element = ET.SubElement(case, what, message=_clean(message))
     if what != "skipped":
         element.set("type", "parity")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from stdc_parity.align.describe import describe_baseline, describe_run, describe_waivers, waived_taps
 from stdc_parity.align.environment import describe_last_words, list_environment
 from stdc_parity.align.render_terminal import (
     describe_again,
@@ -19,8 +20,9 @@ from stdc_parity.align.result import RunResult, StageResult, Verdict
 from stdc_parity.converters.atomic import atomic_write
 from stdc_parity.converters.errors import shown
 
-MARKS = {Verdict.PASS: "✅", Verdict.ROUNDING: "☑️", Verdict.BLOCKED: "⏸️", Verdict.DIVERGED: "❌"}
+MARKS = {Verdict.PASS: "✅", Verdict.ROUNDING: "☑️", Verdict.WAIVED: "⚠️", Verdict.BLOCKED: "⏸️", Verdict.DIVERGED: "❌"}
 MAX_TAPS = 10
+MAX_ROWS = 100
 MAX_WORDS = 200
 LIMIT = 1_000_000
 """The most bytes that are written: GitHub refuses a step's summary over 1 MiB (1,048,576)."""
@@ -49,12 +51,13 @@ def write_markdown(result: RunResult, path: Path) -> None:
 def _blocks(result: RunResult) -> Iterator[list[str]]:
     """The parts that are left out as a whole if there is no room for them."""
     spec = result.spec
-    held = sum(bool(stage) for stage in result.stages)
-    yield [f"# {MARKS[result.verdict]} {result.verdict.value}: {spec.pair}, {held} of {len(result.stages)} hold"]
+    mark = MARKS[result.verdict if result else Verdict.DIVERGED]
+    yield [f"# {mark} {result.verdict.value}: {spec.pair}, {describe_run(result)}"]
     weights = _escape(shown(result.weights, 300))
     yield [f"{weights} · {spec.size[0]}x{spec.size[1]} · {spec.dtype} · seed {spec.seed}"]
     head = ["| rung | verdict | taps | differ | worst tap | of scale |", "|---|---|---:|---:|---|---:|"]
     yield [*head, *(_row(stage) for stage in result.stages)]
+    yield from _accepted(result)
     found = list(describe_own(result))
     if len(found) > 1:
         yield ["Wrong by themselves, none following from another:"]
@@ -62,6 +65,17 @@ def _blocks(result: RunResult) -> Iterator[list[str]]:
     for stage in result.stages:
         if stage.verdict is Verdict.DIVERGED:
             yield from _explanation(stage, result)
+
+
+def _accepted(result: RunResult) -> Iterator[list[str]]:
+    """What became of the waivers, and what changed since the baseline."""
+    for title, lines in (("Waivers", describe_waivers(result)), ("Baseline", describe_baseline(result))):
+        rows = [f"- {_cell(line)}" for line in lines]
+        if rows:
+            yield [f"## {title}"]
+            yield rows[:MAX_ROWS]
+            if len(rows) > MAX_ROWS:
+                yield [f"… and {len(rows) - MAX_ROWS} more (report.json has all)."]
 
 
 def _environment(result: RunResult) -> Iterator[str]:
@@ -89,6 +103,7 @@ def _row(stage: StageResult) -> str:
     worst = stage.worst
     name, figure = (worst.tap, worst.why or f"{worst.relative:.1e}") if worst is not None else ("", "")
     bad = sum(not c for c in stage.comparisons)
+    verdict += f", {waived} waived" if (waived := waived_taps(stage)) else ""
     return f"| {stage.stage} | {verdict} | {len(stage.comparisons)} | {bad} | `{_cell(name)}` | {_cell(figure)} |"
 
 

@@ -32,6 +32,7 @@ from stdc_parity.align.result import Failure, RunResult, StageResult
 from stdc_parity.align.sides import SideProcess, default_threads, open_sides
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.align.stages import loss, metric, weights
+from stdc_parity.align.waivers import account_for, apply_waivers
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import ParityError, UsageError
 from stdc_parity.fixtures.scenes import SMALLEST
@@ -129,7 +130,8 @@ def climb(
             if stop_early and not results[-1]:
                 break
         shown = RUNGS[names[0]].spec(spec) if len(names) == 1 else spec
-        return RunResult(shown, describe_weights(spec, source), pair.stages, results)
+        uses = account_for(judging.waivers, results)
+        return RunResult(shown, describe_weights(spec, source), pair.stages, results, uses)
 
 
 def possible_rungs(names: Sequence[str], pair: Pair, size: tuple[int, int]) -> list[str]:
@@ -168,7 +170,7 @@ class _Climb:
             result = StageResult(rung.name, [], "", blocked_by=blocker.stage)
             apart = rung.isolated and not (blocker.stage == weights.STAGE and blocker.failures)
         else:
-            result = self._whole(rung, spec, progress)
+            result = apply_waivers(self._whole(rung, spec, progress), self.judging.waivers)
             apart = rung.isolated and not result and not result.failures
         if rung.isolated and not result.failures and self.judging.isolate is not None:
             apart = self.judging.isolate
@@ -190,7 +192,7 @@ class _Climb:
             result = bench.explain_metric(result)
         if self._lends and weights.STAGE in rung.needs and (apart or blocker is None):
             result = replace(result, remarks=[*result.remarks, LENT])
-        return result
+        return apply_waivers(result, self.judging.waivers)
 
     def _explained(self, rung: Rung, result: StageResult) -> StageResult:
         """`result` with what the records alone explain, those in float64 if there are any."""
@@ -208,8 +210,9 @@ class _Climb:
 
     @property
     def _lends(self) -> bool:
-        """Whether the weights rung failed, so that the reference's weights are lent to the other side."""
-        return any(r.stage == weights.STAGE and not r and not r.failures for r in self.before)
+        """Whether the weights rung failed, or would without a waiver: the reference's weights are lent then."""
+        found = (r for r in self.before if r.stage == weights.STAGE and not r.failures)
+        return any(not r or any(c.waiver is not None for c in r.comparisons) for r in found)
 
     @property
     def _named(self) -> dict[str, str]:
