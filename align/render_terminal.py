@@ -24,6 +24,10 @@ FLOAT32_ONLY = (
     "In float64 the sides agree, and the float32 gap is larger than one side's rounding explains: "
     "look for reduced precision on the other (TF32, bfloat16, fused kernels; `stdc-align doctor`)."
 )
+FIRST = "First own divergence:"
+FIRST_EQUAL = "First own divergence (equal inputs, other output):"
+FIRST_OF_ALL = "First divergence:"
+FURTHER = "Further own divergences, independent of the first:"
 MAX_ROWS = 200
 MAX_BLAMED = 5
 
@@ -209,27 +213,33 @@ def describe_again(stage: StageResult) -> Iterator[str]:
 
 
 def _explain(stage: StageResult, result: RunResult, console: Console) -> None:
+    for line in describe_divergence(stage):
+        title = line in (FIRST, FIRST_EQUAL, FIRST_OF_ALL, FURTHER)
+        console.print(Text(line), style="bold" if title else "", soft_wrap=True)
+    console.print(Text(f"Next: {next_command(stage, result)}"), soft_wrap=True)
+
+
+def describe_divergence(stage: StageResult) -> Iterator[str]:
+    """What is to blame on a rung that differs and why, a line each; the terminal and the pytest plugin say this."""
     if stage.blamed:
-        equal = " (equal inputs, other output)" if stage.isolated else ""
-        console.print(Text(f"First own divergence{equal}:"), style="bold")
+        yield FIRST_EQUAL if stage.isolated else FIRST
         for number, comparison in enumerate(stage.blamed[:MAX_BLAMED]):
             if number == 1:
-                console.print(Text("Further own divergences, independent of the first:"), style="bold")
-            for line in (*describe_failure(comparison), *describe_cause(stage, comparison)):
-                console.print(Text(f"  {line}"), soft_wrap=True)
+                yield FURTHER
+            yield from (f"  {line}" for line in describe_failure(comparison))
+            yield from (f"  {line}" for line in describe_cause(stage, comparison))
         if len(stage.blamed) > MAX_BLAMED:
-            console.print(Text(f"  … and {len(stage.blamed) - MAX_BLAMED} more (--json has all)"))
+            yield f"  … and {len(stage.blamed) - MAX_BLAMED} more (--json has all)"
         if len(stage.blamed) < sum(not c for c in stage.comparisons):
-            console.print(Text("Everything else that differs inherits it."))
+            yield "Everything else that differs inherits it."
     elif not stage.again:
         first = next(c for c in stage.comparisons if not c)
-        console.print(Text("First divergence:"), style="bold")
-        for line in (*describe_failure(first), *describe_cause(stage, first)):
-            console.print(Text(f"  {line}"), soft_wrap=True)
+        yield FIRST_OF_ALL
+        yield from (f"  {line}" for line in describe_failure(first))
+        yield from (f"  {line}" for line in describe_cause(stage, first))
         if stage.isolated:
             agree = first.arbiter is not None and first.arbiter.gap64 <= first.arbiter.agreed
-            console.print(Text(FLOAT32_ONLY if agree else ADDS_UP), soft_wrap=True)
-    console.print(Text(f"Next: {next_command(stage, result)}"), soft_wrap=True)
+            yield FLOAT32_ONLY if agree else ADDS_UP
 
 
 def describe_failure(comparison: Comparison) -> Iterator[str]:

@@ -29,7 +29,7 @@ from stdc_parity.align.load import describe_weights, open_source, resolve
 from stdc_parity.align.localise import own
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.result import Failure, RunResult, StageResult
-from stdc_parity.align.sides import SideProcess, default_threads, open_sides
+from stdc_parity.align.sides import Worker, default_threads, open_sides
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.align.stages import loss, metric, weights
 from stdc_parity.align.waivers import account_for, apply_waivers
@@ -111,7 +111,7 @@ def run_rungs(
 
 
 def climb(
-    processes: Mapping[Side, SideProcess],
+    processes: Mapping[Side, Worker],
     names: Sequence[str],
     spec: RunSpec,
     judging: Judging,
@@ -122,16 +122,34 @@ def climb(
 ) -> RunResult:
     """`run_rungs` with processes that are open already; `stop_early` ends it with the first rung that fails."""
     pair, source = resolve(spec)  # while the sides import
+    names = possible_rungs(names, pair, spec.size)
+    said = describe_weights(spec, source)
+    return climb_pair(processes, names, spec, judging, pair, said, progress, stop_early=stop_early, repro=repro)
+
+
+def climb_pair(
+    processes: Mapping[Side, Worker],
+    names: Sequence[str],
+    spec: RunSpec,
+    judging: Judging,
+    pair: Pair,
+    weights_said: str,
+    progress: Progress = lambda line: None,
+    *,
+    stop_early: bool = False,
+    repro: Path | None = None,
+) -> RunResult:
+    """`climb` for a pair that is at hand; `weights_said` are its weights in words."""
     with tempfile.TemporaryDirectory() as folder:
         results: list[StageResult] = []
-        for name in possible_rungs(names, pair, spec.size):
+        for name in names:
             run = _Climb(processes, Path(folder), pair, judging, tuple(results), repro)
             results.append(run.rung(RUNGS[name], RUNGS[name].spec(spec), progress))
             if stop_early and not results[-1]:
                 break
         shown = RUNGS[names[0]].spec(spec) if len(names) == 1 else spec
         uses = account_for(judging.waivers, results)
-        return RunResult(shown, describe_weights(spec, source), pair.stages, results, uses)
+        return RunResult(shown, weights_said, pair.stages, results, uses)
 
 
 def possible_rungs(names: Sequence[str], pair: Pair, size: tuple[int, int]) -> list[str]:
@@ -155,7 +173,7 @@ def possible_rungs(names: Sequence[str], pair: Pair, size: tuple[int, int]) -> l
 class _Climb:
     """The processes of a run, where their records go, how they are judged, and what the rungs so far gave."""
 
-    processes: Mapping[Side, SideProcess]
+    processes: Mapping[Side, Worker]
     folder: Path
     pair: Pair
     judging: Judging
@@ -292,7 +310,7 @@ class _Climb:
 
 
 def record_rung(
-    processes: Mapping[Side, SideProcess], rung: Rung, spec: RunSpec, folder: Path, lent: Path | None = None
+    processes: Mapping[Side, Worker], rung: Rung, spec: RunSpec, folder: Path, lent: Path | None = None
 ) -> dict[Side, Answer]:
     """Have every side record a rung under `folder`, all at once; the reference side adds a training's control.
 

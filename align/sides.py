@@ -11,13 +11,23 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 from stdc_parity.align.result import Failure
 from stdc_parity.converters import errors
 from stdc_parity.converters.architecture import Side
 
 PACKAGES: Mapping[Side, str] = {"torch": "torch", "paddle": "paddlepaddle"}
+
+
+class Worker(Protocol):
+    """What does one side's jobs, one by one: a process, or this one (`live.LiveSide`)."""
+
+    def ask(self, job: Mapping[str, Any]) -> None:
+        """Send a job; the answer is fetched by `answer`."""
+
+    def answer(self) -> dict[str, Any] | Failure:
+        """Wait for the answer to the last job. Raises ParityError for what the user can mend."""
 
 
 class SideProcess:
@@ -54,14 +64,7 @@ class SideProcess:
         line = self._process.stdout.readline()
         if not line:
             return Failure(self.side, self._death(), self._last_words())
-        reply: dict[str, Any] = json.loads(line)
-        if reply["ok"]:
-            return reply
-        if reply["kind"] == "MissingFramework":
-            raise missing_framework(self.side, reply["message"])
-        if reply["kind"] != "Exception":
-            raise getattr(errors, reply["kind"])(reply["message"], reply["note"])
-        return Failure(self.side, reply["message"], reply["note"])
+        return read_reply(self.side, json.loads(line))
 
     def close(self) -> None:
         """End the process."""
@@ -85,6 +88,17 @@ class SideProcess:
         self._errors.seek(0)
         text = self._errors.read().decode(errors="replace")
         return "\n".join(text.strip().splitlines()[-8:])
+
+
+def read_reply(side: Side, reply: dict[str, Any]) -> dict[str, Any] | Failure:
+    """The answer in a worker's reply. Raises ParityError for what the user can mend."""
+    if reply["ok"]:
+        return reply
+    if reply["kind"] == "MissingFramework":
+        raise missing_framework(side, reply["message"])
+    if reply["kind"] != "Exception":
+        raise getattr(errors, reply["kind"])(reply["message"], reply["note"])
+    return Failure(side, reply["message"], reply["note"])
 
 
 def missing_framework(side: Side, detail: str = "") -> errors.MissingFramework:
