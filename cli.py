@@ -516,6 +516,7 @@ _output_options = _with([
         help="Write report.json, junit.xml, summary.md and taps.csv.",
     ),
     click.option("-v", "--verbose", is_flag=True, help="Show every tap."),
+    click.option("-q", "--quiet", is_flag=True, help="Show results alone, no progress."),
 ])  # fmt: skip
 _spec_options = _with([
     click.option("--pair", metavar="NAME", help="The pair; that of the weights, or stdc2-seg."),
@@ -611,18 +612,17 @@ for _name, (_about, _example) in STAGES.items():
 
 
 def _run(name: str, options: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from stdc_parity.align import report
+    from stdc_parity.align.progress import show_progress
     from stdc_parity.align.run import choose_rungs, choose_spec, run_rungs
 
     judging, threads, outputs = _judging(name, options), options.pop("threads"), _outputs(options)
     repro = options.pop("repro")
-    hold_against = _baseline(options)
+    hold_against, quiet = _baseline(options), options.pop("quiet")
     rungs, options = choose_rungs(name, options)
     spec = choose_spec(**options)
-    with Console(stderr=True).status("both sides import their frameworks …") as status:
-        result = run_rungs(rungs, spec, judging, threads, status.update, repro=repro)
+    with show_progress(quiet=quiet) as progress:
+        result = run_rungs(rungs, spec, judging, threads, progress, repro=repro)
     result = hold_against(result)
     report.publish(result, **outputs)
     sys.exit(0 if result else 1)
@@ -680,6 +680,7 @@ def record(run: Path, side: Any, stage: str, **options: Any) -> None:
 
     judging, threads, _ = _judging(stage, options), options.pop("threads"), _outputs(options)
     _baseline(options)
+    options.pop("quiet")
     rungs, options = choose_rungs(stage, options)
     for line in record_side(side, rungs, choose_spec(**options), run, judging, threads):
         click.echo(line)
@@ -703,6 +704,7 @@ def compare(run: Path, other: Path | None, **options: Any) -> None:
     from stdc_parity.align.apart import compare_folders
 
     judging, outputs, hold_against = _judging("compare", options), _outputs(options), _baseline(options)
+    options.pop("quiet")  # there is no progress to show
     result = hold_against(compare_folders(run, other or run, judging))
     report.publish(result, **outputs)
     sys.exit(0 if result else 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from stdc_parity.align.ladder import CONTROL, RUNGS, Rung
 from stdc_parity.align.load import describe_weights, open_source, resolve
 from stdc_parity.align.localise import own
 from stdc_parity.align.pair import Pair
+from stdc_parity.align.progress import Silent
 from stdc_parity.align.result import Failure, RunResult, StageResult
 from stdc_parity.align.sides import Worker, default_threads, open_sides
 from stdc_parity.align.spec import RunSpec
@@ -48,7 +49,7 @@ ISOLATED = 256 * 512
 SMALL = (64, 128)
 """The largest input for what keeps every value of a run: tracing all that a loss calls."""
 
-Progress = Callable[[str], None]
+SILENT = Silent()
 
 
 def choose_spec(
@@ -94,7 +95,7 @@ def run_rungs(
     spec: RunSpec,
     judging: Judging,
     threads: int | None = None,
-    progress: Progress = lambda line: None,
+    progress: Silent = SILENT,
     *,
     repro: Path | None = None,
 ) -> RunResult:
@@ -106,7 +107,8 @@ def run_rungs(
     cannot be imported; a side that crashes or raises is part of the result. Under `repro` a script is written for
     each module to blame.
     """
-    with open_sides(SIDES, threads or default_threads()) as processes:
+    progress.begin("", "both sides import their frameworks")
+    with open_sides(SIDES, threads or default_threads(), progress.tap) as processes:
         return climb(processes, names, spec, judging, progress, repro=repro)
 
 
@@ -115,7 +117,7 @@ def climb(
     names: Sequence[str],
     spec: RunSpec,
     judging: Judging,
-    progress: Progress = lambda line: None,
+    progress: Silent = SILENT,
     *,
     stop_early: bool = False,
     repro: Path | None = None,
@@ -134,7 +136,7 @@ def climb_pair(
     judging: Judging,
     pair: Pair,
     weights_said: str,
-    progress: Progress = lambda line: None,
+    progress: Silent = SILENT,
     *,
     stop_early: bool = False,
     repro: Path | None = None,
@@ -145,6 +147,7 @@ def climb_pair(
         for name in names:
             run = _Climb(processes, Path(folder), pair, judging, tuple(results), repro)
             results.append(run.rung(RUNGS[name], RUNGS[name].spec(spec), progress))
+            progress.judged(results[-1])
             if stop_early and not results[-1]:
                 break
         shown = RUNGS[names[0]].spec(spec) if len(names) == 1 else spec
@@ -180,9 +183,9 @@ class _Climb:
     before: Sequence[StageResult]
     repro: Path | None = None
 
-    def rung(self, rung: Rung, spec: RunSpec, progress: Progress) -> StageResult:
+    def rung(self, rung: Rung, spec: RunSpec, progress: Silent) -> StageResult:
         """Climb one rung, as a whole unless one that it needs failed, and find what differs by itself."""
-        progress(f"{rung.name}: {rung.about}")
+        progress.begin(rung.name, rung.about)
         blocker = next((r for r in self.before if r.stage in rung.needs and not self._holds(r)), None)
         if blocker is not None:
             result = StageResult(rung.name, [], "", blocked_by=blocker.stage)
@@ -193,7 +196,7 @@ class _Climb:
         if rung.isolated and not result.failures and self.judging.isolate is not None:
             apart = self.judging.isolate
         if apart:
-            progress(f"{rung.name}: part by part")
+            progress.begin(rung.name, "part by part")
             result = self._isolated(rung, result, spec)
         if not rung.modules and not result and not result.blamed:
             found = own(result.comparisons, rung.follows, by_place=rung.by_place)
@@ -201,12 +204,12 @@ class _Climb:
         failed = not result and not result.failures
         bench = self._bench(rung, replace(spec, size=min(spec.size, SMALL)), self.folder)
         if rung.stage == loss.STAGE and failed:
-            progress(f"{rung.name}: call by call")
+            progress.begin(rung.name, "call by call")
             result = bench.explain_loss(result)
         if result.comparisons and failed and not any(result.diagnoses):
             result = self._explained(rung, result)
         if rung.stage == metric.STAGE and failed and not any(result.diagnoses):
-            progress(f"{rung.name}: call by call")
+            progress.begin(rung.name, "call by call")
             result = bench.explain_metric(result)
         if self._lends and weights.STAGE in rung.needs and (apart or blocker is None):
             result = replace(result, remarks=[*result.remarks, LENT])
@@ -245,14 +248,14 @@ class _Climb:
             named |= {place: result.stage for place in places if place not in named}
         return named
 
-    def _whole(self, rung: Rung, spec: RunSpec, progress: Progress) -> StageResult:
+    def _whole(self, rung: Rung, spec: RunSpec, progress: Silent) -> StageResult:
         """The rung recorded by both sides and judged, the arbiter asked."""
         result = self._recorded(rung, spec, self.folder)
         if result.failures:
             return result
         result = judge_stage(rung, result, _both(self.folder), spec.dtype, self.pair, self.judging)
         if arbiter_is_due(rung, result, spec.dtype, self.judging):
-            progress(f"{rung.name}: the same in float64")
+            progress.begin(rung.name, "the same in float64")
             wide = self.folder / "float64"
             second = self._recorded(rung, replace(spec, dtype="float64"), wide)
             if second.failures:
