@@ -10,7 +10,7 @@ from stdc_parity.align.result import Change, RunResult, StageResult, Verdict, Wa
 def describe_run(result: RunResult) -> str:
     """The verdict in one line: the rungs that hold, and what else fails the run."""
     held = sum(bool(stage) for stage in result.stages)
-    line = f"{held} of {count(len(result.stages), 'rung')} hold{'s' if held == 1 else ''}"
+    line = f"{held} of {len(result.stages)} rungs hold"
     bad = [use for use in result.waivers if not use]
     changes = result.baseline.changes if result.baseline is not None else ()
     wrong = [f"{count(len(bad), 'waiver')} out of order"] if bad else []

@@ -96,7 +96,7 @@ def test_a_waiver_that_is_out_of_order_fails_a_run_that_agrees(tmp_path: Path) -
     good = run(tap("a"))
     result = replace(good, waivers=account_for(waivers(tmp_path), good.stages))
     assert good and not result and result.verdict is Verdict.PASS
-    assert to_markdown(result).startswith("# ❌ PASS: stdc2-seg, 1 of 1 rung holds, but 1 waiver out of order")
+    assert to_markdown(result).startswith("# ❌ PASS: stdc2-seg, 1 of 1 rungs hold, but 1 waiver out of order")
     assert to_junit(result).get("failures") == "1"
     assert "The run fails" in next(renderings(result))
 

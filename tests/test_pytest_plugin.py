@@ -84,7 +84,7 @@ def test_a_wrong_module_is_named_with_its_cause() -> None:
     with pytest.raises(AssertionError) as caught:
         assert_parity(TorchNet(), PaddleNet(epsilon=1e-2), IMAGE, name="test_net")
     message = str(caught.value)
-    assert message.startswith("test_net: DIVERGED, 0 of 1 rung hold")
+    assert message.startswith("test_net: DIVERGED, 0 of 1 rungs hold")
     assert "First own divergence (equal inputs, other output):\n  bn  (BatchNorm2d / BatchNorm2D)" in message
     assert "likely cause: " in message and "epsilon" in message
     assert "smallest tolerance that would pass: " in message and "stdc-align" not in message
