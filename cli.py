@@ -296,13 +296,12 @@ def _convert(
 
 
 def _prove(source: Path, key: str | None, target: Path, taps: Any) -> None:
-    from rich.console import Console
-
+    from stdc_parity.align.progress import show_progress
     from stdc_parity.align.prove import prove
     from stdc_parity.align.report import publish
 
-    with Console(stderr=True).status("both sides import their frameworks …") as status:
-        result = prove(source, key, target, taps, status.update)
+    with show_progress() as progress:
+        result = prove(source, key, target, taps, progress)
     publish(result)
     sys.exit(0 if result else 1)
 
