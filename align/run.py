@@ -340,7 +340,7 @@ def record_rung(
 
 def _smaller(size: tuple[int, int]) -> tuple[int, int]:
     """`size`, or if it has more than ISOLATED pixels one of about that many, of the same proportions."""
-    factor = (ISOLATED / (size[0] * size[1])) ** 0.5
+    factor = (ISOLATED / max(1, size[0] * size[1])) ** 0.5
     if factor >= 1.0:
         return size
     return max(32, int(size[0] * factor) // 32 * 32), max(32, int(size[1] * factor) // 32 * 32)
