@@ -296,13 +296,12 @@ def _convert(
 
 
 def _prove(source: Path, key: str | None, target: Path, taps: Any) -> None:
-    from rich.console import Console
-
+    from stdc_parity.align.progress import show_progress
     from stdc_parity.align.prove import prove
     from stdc_parity.align.report import publish
 
-    with Console(stderr=True).status("both sides import their frameworks …") as status:
-        result = prove(source, key, target, taps, status.update)
+    with show_progress() as progress:
+        result = prove(source, key, target, taps, progress)
     publish(result)
     sys.exit(0 if result else 1)
 
@@ -495,13 +494,28 @@ _judging_options = _with([
     click.option("--strict", is_flag=True, help="Fail on ROUNDING too."),
     click.option("--isolate/--no-isolate", default=None, help="Look at modules one by one (on a divergence)."),
 ])  # fmt: skip
+_accepting_options = _with([
+    click.option(
+        "--baseline", metavar="PATH", type=click.Path(path_type=Path),
+        help="The report.json of an accepted run: fail on what is worse than it.",
+    ),
+    click.option(
+        "--baseline-factor", metavar="F", type=click.FloatRange(1), default=10, show_default=True,
+        help="How many times an error may grow beyond the baseline's.",
+    ),
+    click.option(
+        "--waivers", metavar="PATH", type=click.Path(path_type=Path),
+        help="A TOML file of taps that may fail for a time (docs/reports.md).",
+    ),
+])  # fmt: skip
 _output_options = _with([
     click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write all figures."),
     click.option(
         "--report", "report_folder", metavar="DIR", type=click.Path(path_type=Path),
-        help="Write report.html, report.json, junit.xml and summary.md.",
+        help="Write report.html, report.json, junit.xml, summary.md and taps.csv.",
     ),
     click.option("-v", "--verbose", is_flag=True, help="Show every tap."),
+    click.option("-q", "--quiet", is_flag=True, help="Show results alone, no progress."),
 ])  # fmt: skip
 _spec_options = _with([
     click.option("--pair", metavar="NAME", help="The pair; that of the weights, or stdc2-seg."),
@@ -527,7 +541,7 @@ _spec_options = _with([
 
 
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    return _spec_options(_judging_options(_output_options(command)))
+    return _spec_options(_judging_options(_accepting_options(_output_options(command))))
 
 
 STAGES = {
@@ -597,18 +611,19 @@ for _name, (_about, _example) in STAGES.items():
 
 
 def _run(name: str, options: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from stdc_parity.align import report
+    from stdc_parity.align.progress import show_progress
     from stdc_parity.align.run import choose_rungs, choose_spec, run_rungs
 
     judging, threads, outputs = _judging(name, options), options.pop("threads"), _outputs(options)
     repro = options.pop("repro")
+    hold_against, quiet = _baseline(options), options.pop("quiet")
     rungs, options = choose_rungs(name, options)
     spec = choose_spec(**options)
-    with Console(stderr=True).status("both sides import their frameworks …") as status:
+    with show_progress(quiet=quiet) as progress:
         wanted = outputs["report_folder"] is not None
-        result = run_rungs(rungs, spec, judging, threads, status.update, repro=repro, evidence=wanted)
+        result = run_rungs(rungs, spec, judging, threads, progress, repro=repro, evidence=wanted)
+    result = hold_against(result)
     report.publish(result, **outputs)
     sys.exit(0 if result else 1)
 
@@ -616,10 +631,24 @@ def _run(name: str, options: dict[str, Any]) -> None:
 def _judging(command: str, options: dict[str, Any]) -> Any:
     from stdc_parity.align.compare import Judging
     from stdc_parity.align.judge import Tolerance
+    from stdc_parity.align.waivers import load_waivers
 
     tolerance = Tolerance(*(options.pop(name) for name in ("tol", "atol", "rtol")))
     arbiter: Any = options.pop("arbiter") or ("always" if command == "all" else "auto")
-    return Judging(tolerance, arbiter, options.pop("strict"), options.pop("isolate"))
+    file = options.pop("waivers")
+    waivers = load_waivers(file) if file is not None else ()
+    return Judging(tolerance, arbiter, options.pop("strict"), options.pop("isolate"), waivers)
+
+
+def _baseline(options: dict[str, Any]) -> Callable[[Any], Any]:
+    """What holds a result against the baseline that was asked for, which is read at once."""
+    from stdc_parity.align.baseline import hold_against, load_baseline
+
+    path, factor = options.pop("baseline"), options.pop("baseline_factor")
+    if path is None:
+        return lambda result: result
+    baseline = load_baseline(path)
+    return lambda result: hold_against(result, baseline, path.name, factor)
 
 
 def _outputs(options: dict[str, Any]) -> dict[str, Any]:
@@ -650,6 +679,8 @@ def record(run: Path, side: Any, stage: str, **options: Any) -> None:
     from stdc_parity.align.run import choose_rungs, choose_spec
 
     judging, threads, _ = _judging(stage, options), options.pop("threads"), _outputs(options)
+    _baseline(options)
+    options.pop("quiet")
     rungs, options = choose_rungs(stage, options)
     for line in record_side(side, rungs, choose_spec(**options), run, judging, threads):
         click.echo(line)
@@ -659,6 +690,7 @@ def record(run: Path, side: Any, stage: str, **options: Any) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("other", required=False, type=click.Path(path_type=Path))
 @_judging_options
+@_accepting_options
 @_output_options
 @fails_clearly
 def compare(run: Path, other: Path | None, **options: Any) -> None:
@@ -671,8 +703,9 @@ def compare(run: Path, other: Path | None, **options: Any) -> None:
     from stdc_parity.align import report
     from stdc_parity.align.apart import compare_folders
 
-    judging, outputs = _judging("compare", options), _outputs(options)
-    result = compare_folders(run, other or run, judging)
+    judging, outputs, hold_against = _judging("compare", options), _outputs(options), _baseline(options)
+    options.pop("quiet")  # there is no progress to show
+    result = hold_against(compare_folders(run, other or run, judging))
     report.publish(result, **outputs)
     sys.exit(0 if result else 1)
 

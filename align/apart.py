@@ -31,6 +31,7 @@ from stdc_parity.align.result import Failure, RunResult, StageResult
 from stdc_parity.align.run import record_rung
 from stdc_parity.align.sides import default_threads, open_sides
 from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.waivers import account_for, apply_waivers
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import CheckpointError, ParityError, UsageError
 
@@ -83,12 +84,17 @@ def compare_folders(first: Path, second: Path, judging: Judging) -> RunResult:
     results, specs = [], []
     for name in shared:
         result, spec = _compare_rung(RUNGS[name], folders, judging)
+        result = apply_waivers(result, judging.waivers)
         apart = {side: folder / "isolated" for side, folder in folders.items()}
         results.append(gather(result, spec, find_pair(spec.pair, base=spec.base), folders, apart))
         specs.append(spec)
     pair = find_pair(specs[0].pair, base=specs[0].base)
     return RunResult(
-        specs[0], specs[0].weights or f"seeded weights (seed {specs[0].seed})", pair.stages, results
+        specs[0],
+        specs[0].weights or f"seeded weights (seed {specs[0].seed})",
+        pair.stages,
+        results,
+        account_for(judging.waivers, results),
     )
 
 
@@ -157,4 +163,6 @@ def _compare_npy(first: Path, second: Path, judging: Judging) -> RunResult:
     reference, other = read_npy_record(first, "torch"), read_npy_record(second, "paddle")
     comparisons = compare_records(reference, other, judging.tolerance)
     result = StageResult("npy", comparisons, judging.tolerance.describe())
-    return RunResult(RunSpec("npy", (0, 0), batch=0), f"{first.name} against {second.name}", (), [result])
+    result = apply_waivers(result, judging.waivers)
+    uses = account_for(judging.waivers, [result])
+    return RunResult(RunSpec("npy", (0, 0), batch=0), f"{first.name} against {second.name}", (), [result], uses)

@@ -120,7 +120,10 @@ def buffers(network: nn.Layer) -> dict[str, Array]:
 
 def official_names(network: nn.Layer) -> dict[str, tuple[str, Kind]]:
     """Return what each of the network's tensors is, by this side's names: its PyTorch name and its kind."""
-    types = {path: type(module).__name__ for path, module in network.named_sublayers(include_self=True)}
+    types = {
+        path: "Linear" if isinstance(module, nn.Linear) else type(module).__name__  # whatever a subclass is called
+        for path, module in network.named_sublayers(include_self=True)
+    }
     found: dict[str, tuple[str, Kind]] = {}
     for name, tensor in _tensors(network).items():
         path, _, last = name.rpartition(".")

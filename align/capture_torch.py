@@ -109,7 +109,10 @@ def buffers(network: nn.Module) -> dict[str, Array]:
 
 def official_names(network: nn.Module) -> dict[str, tuple[str, Kind]]:
     """Return what each of the network's tensors is, by this side's names: its PyTorch name and its kind."""
-    types = {path: type(module).__name__ for path, module in network.named_modules()}
+    types = {
+        path: "Linear" if isinstance(module, nn.Linear) else type(module).__name__  # whatever a subclass is called
+        for path, module in network.named_modules()
+    }
     return {name: (name, kind_of(types.get(name.rpartition(".")[0], ""), name, tensor.ndim))
             for name, tensor in network.state_dict().items()}  # fmt: skip
 

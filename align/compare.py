@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,7 @@ from stdc_parity.align.ladder import CONTROL, Rung
 from stdc_parity.align.localise import blame, own, uncalled
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record, Tap, load_record
-from stdc_parity.align.result import Comparison, StageResult, Verdict
+from stdc_parity.align.result import Comparison, StageResult, Verdict, Waiver
 from stdc_parity.align.stages import metric, train
 from stdc_parity.converters.architecture import Side
 
@@ -27,13 +27,14 @@ Arbiter = Literal["auto", "always", "never"]
 
 @dataclass(frozen=True)
 class Judging:
-    """How a run is judged: the tolerance, when float64 is asked, whether rounding is forgiven, and whether
-    modules are looked at one by one (None: when a stage differs)."""
+    """How a run is judged: the tolerance, when float64 is asked, whether rounding is forgiven, whether
+    modules are looked at one by one (None: when a stage differs), and which taps may fail."""
 
     tolerance: Tolerance
     arbiter: Arbiter = "auto"
     strict: bool = False
     isolate: bool | None = None
+    waivers: Sequence[Waiver] = ()
 
 
 Folders = Mapping[Side, Path]

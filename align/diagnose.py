@@ -19,7 +19,7 @@ from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record, load_record
 from stdc_parity.align.repro import write_repro
 from stdc_parity.align.result import Comparison, Diagnosis, Failure, StageResult
-from stdc_parity.align.sides import SideProcess
+from stdc_parity.align.sides import Worker
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.align.stages.explain import METRIC
 from stdc_parity.align.tracing import Edit
@@ -43,7 +43,7 @@ OTHER: Side = SIDES[1]
 class Bench:
     """Where a rung's modules were run one by one: the processes, the records' folder, the calls' record, the spec."""
 
-    processes: Mapping[Side, SideProcess]
+    processes: Mapping[Side, Worker]
     folder: Path
     calls: str
     rung: Rung

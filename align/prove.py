@@ -7,14 +7,15 @@ from pathlib import Path
 
 from stdc_parity.align.compare import Judging
 from stdc_parity.align.judge import Tolerance
+from stdc_parity.align.progress import Silent
 from stdc_parity.align.result import RunResult
-from stdc_parity.align.run import Progress, choose_spec, run_rungs
+from stdc_parity.align.run import SILENT, choose_spec, run_rungs
 from stdc_parity.align.spec import TapLevel
 from stdc_parity.converters.errors import MissingFramework, shown
 
 
 def prove(
-    source: Path, key: str | None, target: Path, taps: TapLevel, progress: Progress = lambda line: None
+    source: Path, key: str | None, target: Path, taps: TapLevel, progress: Silent = SILENT
 ) -> RunResult:
     """Run the pair's forward stage: the side whose names `target` has loads that, the other one loads `source`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,7 +13,12 @@ from stdc_parity.align.record import Record, Tap, TapKind
 
 
 class Recorder:
-    """Collects taps in execution order; equal arrays are kept once (an output is often another's input)."""
+    """Collects taps in execution order; equal arrays are kept once (an output is often another's input).
+
+    `seen` is called with the name of each: a worker process tells its caller what it is at.
+    """
+
+    seen: ClassVar[staticmethod[[str], None]] = staticmethod(lambda name: None)
 
     def __init__(self, framework: Framework) -> None:
         """Start empty."""
@@ -45,6 +50,7 @@ class Recorder:
         """Keep one array."""
         self.taps.append(Tap(name, kind, path, type_name))
         self.arrays[name] = np.asarray(array)
+        self.seen(name)
 
     def record(self, stage: str) -> Record:
         """What was collected, as the record of a stage."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stdc_parity.align.describe import describe_baseline, describe_run, describe_waivers
 from stdc_parity.align.evidence import Evidence, Picture
 from stdc_parity.align.ladder import RUNGS
 from stdc_parity.align.render_html_images import class_colour, class_name, data_url
@@ -98,6 +99,8 @@ def _page(result: RunResult) -> Mapping[str, Any]:
         "sentence": f"says-{result.verdict.value}",
         "held": sum(bool(stage) for stage in result.stages),
         "found": [(stage.stage, group) for stage in result.stages for group in _by_cause(stage)],
+        "accepted": [*describe_waivers(result), *describe_baseline(result)],
+        "refused": "" if bool(result) == bool(result.verdict) else describe_run(result),
         "facts": list(_facts(result)),
         "environment": _environment(result),
         "tree": tree if len(tree.children) > 1 or tree.said else None,

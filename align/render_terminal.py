@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from stdc_parity.align.describe import describe_baseline, describe_run, describe_waivers, waived_taps
 from stdc_parity.align.ladder import RUNGS
 from stdc_parity.align.result import Comparison, RunResult, StageResult, Verdict, badness
 from stdc_parity.converters.errors import shown
@@ -14,6 +15,7 @@ from stdc_parity.converters.errors import shown
 COLOURS = {
     Verdict.PASS: "green",
     Verdict.ROUNDING: "yellow",
+    Verdict.WAIVED: "magenta",
     Verdict.BLOCKED: "dim",
     Verdict.DIVERGED: "bold red",
 }
@@ -22,6 +24,10 @@ FLOAT32_ONLY = (
     "In float64 the sides agree, and the float32 gap is larger than one side's rounding explains: "
     "look for reduced precision on the other (TF32, bfloat16, fused kernels; `stdc-align doctor`)."
 )
+FIRST = "First own divergence:"
+FIRST_EQUAL = "First own divergence (equal inputs, other output):"
+FIRST_OF_ALL = "First divergence:"
+FURTHER = "Further own divergences, independent of the first:"
 MAX_ROWS = 200
 MAX_BLAMED = 5
 
@@ -34,17 +40,35 @@ def render(result: RunResult, console: Console, *, verbose: bool = False) -> Non
     console.print(Text(f"{shape} {spec.dtype} · {spec.mode} mode · seed {spec.seed}"), soft_wrap=True)
     facts = next((stage.facts for stage in result.stages if stage.facts), {})
     sides = [
-        f"{side} {each.get(side)}, {_count(each.get('threads'), 'thread')}" for side, each in facts.items()
+        f"{side} {each.get(side)}, {_threads(each.get('threads'))}" for side, each in facts.items()
     ]
     console.print(Text(" · ".join(sides)), style="dim", soft_wrap=True)
     if len(result.stages) == 1:
         _render_stage(result.stages[0], result, console, verbose)
     else:
         _render_ladder(result, console, verbose)
+    _render_accepted(result, console)
 
 
-def _count(number: object, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+def _render_accepted(result: RunResult, console: Console) -> None:
+    """What became of the waivers, and what changed since the baseline."""
+    waivers, changes = list(describe_waivers(result)), list(describe_baseline(result))
+    if not waivers and not changes:
+        return
+    console.print()
+    for line in waivers[:MAX_ROWS]:
+        console.print(Text(shown(line, 500)), soft_wrap=True)
+    for number, line in enumerate(changes[:MAX_ROWS]):
+        console.print(Text(f"{'  ' if number else ''}{shown(line, 500)}"), soft_wrap=True)
+    left = max(0, len(waivers) - MAX_ROWS) + max(0, len(changes) - MAX_ROWS)
+    if left:
+        console.print(Text(f"  … and {left} more (--json has all)"))
+    if not result:
+        console.print(Text(f"The run fails: {describe_run(result)}"), style="bold red", soft_wrap=True)
+
+
+def _threads(number: object) -> str:
+    return f"{number} thread{'' if number == 1 else 's'}"
 
 
 def _render_ladder(result: RunResult, console: Console, verbose: bool) -> None:
@@ -85,6 +109,7 @@ def _summary(stage: StageResult) -> str:
     bad = sum(not c for c in stage.comparisons)
     worst = stage.worst
     taps = f"{len(stage.comparisons)} taps" if not bad else f"{bad} of {len(stage.comparisons)} taps differ"
+    taps += f", {waived} waived" if (waived := waived_taps(stage)) else ""
     most = (
         f", worst {worst.tap}: {_relative(worst)} of scale"
         if worst is not None and worst.error
@@ -167,7 +192,9 @@ def _verdict(stage: StageResult, console: Console) -> None:
     bad = [c for c in stage.comparisons if not c]
     line = Text(f"{stage.stage}: ").append(stage.verdict.value, COLOURS[stage.verdict])
     if stage.comparisons:
-        line.append(f" · {len(stage.comparisons) - len(bad)} of {len(stage.comparisons)} taps agree")
+        waived = waived_taps(stage)
+        line.append(f" · {len(stage.comparisons) - len(bad) - waived} of {len(stage.comparisons)} taps agree")
+        line.append(f", {waived} waived" if waived else "")
         worst = stage.worst
         if worst is not None and not bad:
             line.append(f", worst {worst.tap} at {worst.relative:.1e} of scale")
@@ -186,27 +213,33 @@ def describe_again(stage: StageResult) -> Iterator[str]:
 
 
 def _explain(stage: StageResult, result: RunResult, console: Console) -> None:
+    for line in describe_divergence(stage):
+        title = line in (FIRST, FIRST_EQUAL, FIRST_OF_ALL, FURTHER)
+        console.print(Text(line), style="bold" if title else "", soft_wrap=True)
+    console.print(Text(f"Next: {next_command(stage, result)}"), soft_wrap=True)
+
+
+def describe_divergence(stage: StageResult) -> Iterator[str]:
+    """What is to blame on a rung that differs and why, a line each; the terminal and the pytest plugin say this."""
     if stage.blamed:
-        equal = " (equal inputs, other output)" if stage.isolated else ""
-        console.print(Text(f"First own divergence{equal}:"), style="bold")
+        yield FIRST_EQUAL if stage.isolated else FIRST
         for number, comparison in enumerate(stage.blamed[:MAX_BLAMED]):
             if number == 1:
-                console.print(Text("Further own divergences, independent of the first:"), style="bold")
-            for line in (*describe_failure(comparison), *describe_cause(stage, comparison)):
-                console.print(Text(f"  {line}"), soft_wrap=True)
+                yield FURTHER
+            yield from (f"  {line}" for line in describe_failure(comparison))
+            yield from (f"  {line}" for line in describe_cause(stage, comparison))
         if len(stage.blamed) > MAX_BLAMED:
-            console.print(Text(f"  … and {len(stage.blamed) - MAX_BLAMED} more (--json has all)"))
+            yield f"  … and {len(stage.blamed) - MAX_BLAMED} more (--json has all)"
         if len(stage.blamed) < sum(not c for c in stage.comparisons):
-            console.print(Text("Everything else that differs inherits it."))
+            yield "Everything else that differs inherits it."
     elif not stage.again:
         first = next(c for c in stage.comparisons if not c)
-        console.print(Text("First divergence:"), style="bold")
-        for line in (*describe_failure(first), *describe_cause(stage, first)):
-            console.print(Text(f"  {line}"), soft_wrap=True)
+        yield FIRST_OF_ALL
+        yield from (f"  {line}" for line in describe_failure(first))
+        yield from (f"  {line}" for line in describe_cause(stage, first))
         if stage.isolated:
             agree = first.arbiter is not None and first.arbiter.gap64 <= first.arbiter.agreed
-            console.print(Text(FLOAT32_ONLY if agree else ADDS_UP), soft_wrap=True)
-    console.print(Text(f"Next: {next_command(stage, result)}"), soft_wrap=True)
+            yield FLOAT32_ONLY if agree else ADDS_UP
 
 
 def describe_failure(comparison: Comparison) -> Iterator[str]:

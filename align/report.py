@@ -28,10 +28,12 @@ def publish(
 
 
 def write_report(result: RunResult, folder: Path) -> None:
-    """Write report.json, junit.xml, summary.md and report.html into `folder`, over older ones.
+    """Write report.json, junit.xml, summary.md, taps.csv and report.html into `folder`, over older ones.
 
-    Without what report.html needs the others are written, and a line on stderr says what is missing.
+    Without what report.html needs the others are written, and a line on stderr says what is missing. Raises
+    UsageError.
     """
+    from stdc_parity.align.render_csv import write_csv
     from stdc_parity.align.render_html import write_html
     from stdc_parity.align.render_junit import write_junit
     from stdc_parity.align.render_markdown import write_markdown
@@ -43,6 +45,7 @@ def write_report(result: RunResult, folder: Path) -> None:
     write_json(result, folder / "report.json")
     write_junit(result, folder / "junit.xml")
     write_markdown(result, folder / "summary.md")
+    write_csv(result, folder / "taps.csv")
     try:
         write_html(result, folder / "report.html")
     except MissingFramework as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 from stdc_parity.align.evidence import Evidence
 from stdc_parity.align.record import TapKind
@@ -15,18 +16,75 @@ from stdc_parity.converters.architecture import Side
 
 class Verdict(str, Enum):
     """PASS: within the tolerance. ROUNDING: over it, but explained by float32 rounding (a float64 run of
-    both sides agrees). BLOCKED: not judged as a whole, for a rung that it needs failed. DIVERGED: anything else, a
-    crash of one side included.
+    both sides agrees). WAIVED: it differs, and a reviewed waiver accepts that for a time. BLOCKED: not judged
+    as a whole, for a rung that it needs failed. DIVERGED: anything else, a crash of one side included.
     """
 
     PASS = "PASS"
     ROUNDING = "ROUNDING"
+    WAIVED = "WAIVED"
     BLOCKED = "BLOCKED"
     DIVERGED = "DIVERGED"
 
     def __bool__(self) -> bool:
         """Whether the two sides compute the same."""
-        return self in (Verdict.PASS, Verdict.ROUNDING)
+        return self in (Verdict.PASS, Verdict.ROUNDING, Verdict.WAIVED)
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """Leave for taps to fail: patterns of the tap's and the rung's name, why, who answers for it, and until when.
+
+    `expired` says that the last day is over.
+    """
+
+    tap: str
+    stage: str
+    reason: str
+    owner: str
+    expires: date
+    expired: bool = False
+
+
+@dataclass(frozen=True)
+class WaiverUse:
+    """What became of a waiver in a run: the (stage, tap) that it waived; "not asked" if no rung of its was judged."""
+
+    waiver: Waiver
+    state: Literal["used", "unmatched", "expired", "not asked"]
+    taps: Sequence[tuple[str, str]] = ()
+
+    def __bool__(self) -> bool:
+        """Whether the waiver is in order: an expired one and one for nothing fail the run."""
+        return self.state in ("used", "not asked")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A difference from a baseline, of one tap or, where `tap` is empty, of a whole rung.
+
+    `before` and `after` are the errors as fractions of the scale, where there are both.
+    """
+
+    stage: str
+    tap: str
+    what: Literal["fails now", "grew", "appeared", "vanished"]
+    before: float = 0.0
+    after: float = 0.0
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """A run held against an accepted one: where that came from, how far errors may grow, and what changed."""
+
+    source: str
+    factor: float
+    changes: Sequence[Change] = ()
+    remarks: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        """Whether nothing changed that counts."""
+        return not self.changes
 
 
 @dataclass(frozen=True)
@@ -49,7 +107,7 @@ class Comparison:
     `error` is max|a - b| over finite elements and `scale` max|reference|; `relative` is their quotient,
     the smallest `--tol` that would pass. `index` is where the worst element is. `why` says what is wrong
     beyond the size of the error: a shape, a dtype, NaN on one side, a tap missing. `arbiter` is there if a
-    float64 run was asked about this tap.
+    float64 run was asked about this tap, `waiver` if one accepts that it fails.
     """
 
     tap: str
@@ -66,6 +124,7 @@ class Comparison:
     values: Mapping[Side, float] = field(default_factory=dict)
     why: str = ""
     arbiter: Arbitration | None = None
+    waiver: Waiver | None = None
 
     @property
     def path(self) -> str:
@@ -171,12 +230,15 @@ class RunResult:
     """One run: what was asked, with which weights, and a result for every rung that was climbed.
 
     `groups` are the dotted paths of the network's stages, in execution order: a table has a row for each.
+    `waivers` says what became of each waiver, `baseline` what changed since an accepted run.
     """
 
     spec: RunSpec
     weights: str
     groups: Sequence[str]
     stages: Sequence[StageResult]
+    waivers: Sequence[WaiverUse] = ()
+    baseline: BaselineResult | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -185,8 +247,8 @@ class RunResult:
         return max((stage.verdict for stage in self.stages), key=order.index)
 
     def __bool__(self) -> bool:
-        """Whether every rung holds."""
-        return bool(self.verdict)
+        """Whether every rung holds, every waiver is in order, and nothing is worse than the baseline."""
+        return bool(self.verdict) and all(self.waivers) and (self.baseline is None or bool(self.baseline))
 
 
 def badness(comparison: Comparison) -> tuple[bool, bool, float]:

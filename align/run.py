@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,12 @@ from stdc_parity.align.ladder import CONTROL, RUNGS, Rung
 from stdc_parity.align.load import describe_weights, open_source, resolve
 from stdc_parity.align.localise import own
 from stdc_parity.align.pair import Pair
+from stdc_parity.align.progress import Silent
 from stdc_parity.align.result import Failure, RunResult, StageResult
-from stdc_parity.align.sides import SideProcess, default_threads, open_sides
+from stdc_parity.align.sides import Worker, default_threads, open_sides
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.align.stages import loss, metric, weights
+from stdc_parity.align.waivers import account_for, apply_waivers
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import ParityError, UsageError
 from stdc_parity.fixtures.scenes import SMALLEST
@@ -49,7 +51,7 @@ ISOLATED = 256 * 512
 SMALL = (64, 128)
 """The largest input for what keeps every value of a run: tracing all that a loss calls."""
 
-Progress = Callable[[str], None]
+SILENT = Silent()
 
 
 def choose_spec(
@@ -95,7 +97,7 @@ def run_rungs(
     spec: RunSpec,
     judging: Judging,
     threads: int | None = None,
-    progress: Progress = lambda line: None,
+    progress: Silent = SILENT,
     *,
     repro: Path | None = None,
     evidence: bool = False,
@@ -108,16 +110,17 @@ def run_rungs(
     cannot be imported; a side that crashes or raises is part of the result. Under `repro` a script is written for
     each module to blame. With `evidence` the result has what a report shows of failing taps.
     """
-    with open_sides(SIDES, threads or default_threads()) as processes:
+    progress.begin("", "both sides import their frameworks")
+    with open_sides(SIDES, threads or default_threads(), progress.tap) as processes:
         return climb(processes, names, spec, judging, progress, repro=repro, evidence=evidence)
 
 
 def climb(
-    processes: Mapping[Side, SideProcess],
+    processes: Mapping[Side, Worker],
     names: Sequence[str],
     spec: RunSpec,
     judging: Judging,
-    progress: Progress = lambda line: None,
+    progress: Silent = SILENT,
     *,
     stop_early: bool = False,
     repro: Path | None = None,
@@ -125,17 +128,39 @@ def climb(
 ) -> RunResult:
     """`run_rungs` with processes that are open already; `stop_early` ends it with the first rung that fails."""
     pair, source = resolve(spec)  # while the sides import
+    names = possible_rungs(names, pair, spec.size)
+    said = describe_weights(spec, source)
+    options = {"stop_early": stop_early, "evidence": evidence}
+    return climb_pair(processes, names, spec, judging, pair, said, progress, repro=repro, **options)
+
+
+def climb_pair(
+    processes: Mapping[Side, Worker],
+    names: Sequence[str],
+    spec: RunSpec,
+    judging: Judging,
+    pair: Pair,
+    weights_said: str,
+    progress: Silent = SILENT,
+    *,
+    stop_early: bool = False,
+    repro: Path | None = None,
+    evidence: bool = False,
+) -> RunResult:
+    """`climb` for a pair that is at hand; `weights_said` are its weights in words."""
     with tempfile.TemporaryDirectory() as folder:
         results: list[StageResult] = []
-        for name in possible_rungs(names, pair, spec.size):
+        for name in names:
             run = _Climb(processes, Path(folder), pair, judging, tuple(results), repro)
             results.append(run.rung(RUNGS[name], RUNGS[name].spec(spec), progress))
             if evidence:
                 results[-1] = run.shown(results[-1], RUNGS[name].spec(spec))
+            progress.judged(results[-1])
             if stop_early and not results[-1]:
                 break
         shown = RUNGS[names[0]].spec(spec) if len(names) == 1 else spec
-        return RunResult(shown, describe_weights(spec, source), pair.stages, results)
+        uses = account_for(judging.waivers, results)
+        return RunResult(shown, weights_said, pair.stages, results, uses)
 
 
 def possible_rungs(names: Sequence[str], pair: Pair, size: tuple[int, int]) -> list[str]:
@@ -159,27 +184,27 @@ def possible_rungs(names: Sequence[str], pair: Pair, size: tuple[int, int]) -> l
 class _Climb:
     """The processes of a run, where their records go, how they are judged, and what the rungs so far gave."""
 
-    processes: Mapping[Side, SideProcess]
+    processes: Mapping[Side, Worker]
     folder: Path
     pair: Pair
     judging: Judging
     before: Sequence[StageResult]
     repro: Path | None = None
 
-    def rung(self, rung: Rung, spec: RunSpec, progress: Progress) -> StageResult:
+    def rung(self, rung: Rung, spec: RunSpec, progress: Silent) -> StageResult:
         """Climb one rung, as a whole unless one that it needs failed, and find what differs by itself."""
-        progress(f"{rung.name}: {rung.about}")
+        progress.begin(rung.name, rung.about)
         blocker = next((r for r in self.before if r.stage in rung.needs and not self._holds(r)), None)
         if blocker is not None:
             result = StageResult(rung.name, [], "", blocked_by=blocker.stage)
             apart = rung.isolated and not (blocker.stage == weights.STAGE and blocker.failures)
         else:
-            result = self._whole(rung, spec, progress)
+            result = apply_waivers(self._whole(rung, spec, progress), self.judging.waivers)
             apart = rung.isolated and not result and not result.failures
         if rung.isolated and not result.failures and self.judging.isolate is not None:
             apart = self.judging.isolate
         if apart:
-            progress(f"{rung.name}: part by part")
+            progress.begin(rung.name, "part by part")
             result = self._isolated(rung, result, spec)
         if not rung.modules and not result and not result.blamed:
             found = own(result.comparisons, rung.follows, by_place=rung.by_place)
@@ -187,16 +212,16 @@ class _Climb:
         failed = not result and not result.failures
         bench = self._bench(rung, replace(spec, size=min(spec.size, SMALL)), self.folder)
         if rung.stage == loss.STAGE and failed:
-            progress(f"{rung.name}: call by call")
+            progress.begin(rung.name, "call by call")
             result = bench.explain_loss(result)
         if result.comparisons and failed and not any(result.diagnoses):
             result = self._explained(rung, result)
         if rung.stage == metric.STAGE and failed and not any(result.diagnoses):
-            progress(f"{rung.name}: call by call")
+            progress.begin(rung.name, "call by call")
             result = bench.explain_metric(result)
         if self._lends and weights.STAGE in rung.needs and (apart or blocker is None):
             result = replace(result, remarks=[*result.remarks, LENT])
-        return result
+        return apply_waivers(result, self.judging.waivers)
 
     def _explained(self, rung: Rung, result: StageResult) -> StageResult:
         """`result` with what the records alone explain, those in float64 if there are any."""
@@ -218,8 +243,9 @@ class _Climb:
 
     @property
     def _lends(self) -> bool:
-        """Whether the weights rung failed, so that the reference's weights are lent to the other side."""
-        return any(r.stage == weights.STAGE and not r and not r.failures for r in self.before)
+        """Whether the weights rung failed, or would without a waiver: the reference's weights are lent then."""
+        found = (r for r in self.before if r.stage == weights.STAGE and not r.failures)
+        return any(not r or any(c.waiver is not None for c in r.comparisons) for r in found)
 
     @property
     def _named(self) -> dict[str, str]:
@@ -234,14 +260,14 @@ class _Climb:
             named |= {place: result.stage for place in places if place not in named}
         return named
 
-    def _whole(self, rung: Rung, spec: RunSpec, progress: Progress) -> StageResult:
+    def _whole(self, rung: Rung, spec: RunSpec, progress: Silent) -> StageResult:
         """The rung recorded by both sides and judged, the arbiter asked."""
         result = self._recorded(rung, spec, self.folder)
         if result.failures:
             return result
         result = judge_stage(rung, result, _both(self.folder), spec.dtype, self.pair, self.judging)
         if arbiter_is_due(rung, result, spec.dtype, self.judging):
-            progress(f"{rung.name}: the same in float64")
+            progress.begin(rung.name, "the same in float64")
             wide = self.folder / "float64"
             second = self._recorded(rung, replace(spec, dtype="float64"), wide)
             if second.failures:
@@ -300,7 +326,7 @@ class _Climb:
 
 
 def record_rung(
-    processes: Mapping[Side, SideProcess], rung: Rung, spec: RunSpec, folder: Path, lent: Path | None = None
+    processes: Mapping[Side, Worker], rung: Rung, spec: RunSpec, folder: Path, lent: Path | None = None
 ) -> dict[Side, Answer]:
     """Have every side record a rung under `folder`, all at once; the reference side adds a training's control.
 
@@ -327,7 +353,7 @@ def record_rung(
 
 def _smaller(size: tuple[int, int]) -> tuple[int, int]:
     """`size`, or if it has more than ISOLATED pixels one of about that many, of the same proportions."""
-    factor = (ISOLATED / (size[0] * size[1])) ** 0.5
+    factor = (ISOLATED / max(1, size[0] * size[1])) ** 0.5
     if factor >= 1.0:
         return size
     return max(32, int(size[0] * factor) // 32 * 32), max(32, int(size[1] * factor) // 32 * 32)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 from stdc_parity.align.result import Failure
 from stdc_parity.converters import errors
@@ -20,11 +22,25 @@ from stdc_parity.converters.architecture import Side
 PACKAGES: Mapping[Side, str] = {"torch": "torch", "paddle": "paddlepaddle"}
 
 
+TapSeen = Callable[[Side, str], None]
+"""Called with a side and the name of a tap that it has just recorded."""
+
+
+class Worker(Protocol):
+    """What does one side's jobs, one by one: a process, or this one (`live.LiveSide`)."""
+
+    def ask(self, job: Mapping[str, Any]) -> None:
+        """Send a job; the answer is fetched by `answer`."""
+
+    def answer(self) -> dict[str, Any] | Failure:
+        """Wait for the answer to the last job. Raises ParityError for what the user can mend."""
+
+
 class SideProcess:
     """A worker process with one framework in it, which answers jobs one by one."""
 
-    def __init__(self, side: Side, threads: int) -> None:
-        """Start it; its imports run while the caller goes on."""
+    def __init__(self, side: Side, threads: int, seen: TapSeen = lambda side, tap: None) -> None:
+        """Start it; its imports run while the caller goes on. `seen` is told of its taps, from another thread."""
         self.side = side
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         quiet = {"GLOG_minloglevel": "2", "PYTHONWARNINGS": "ignore"}
@@ -38,6 +54,21 @@ class SideProcess:
             text=True,
             encoding="utf-8",
         )
+        self._seen = seen
+        self._replies: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        """Put the process's answers into the queue, and None when it has ended; its taps go to `seen`."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with suppress(ValueError):  # the last line of a process that was killed
+                reply = json.loads(line)
+                if "tap" in reply:
+                    self._seen(self.side, reply["tap"])
+                else:
+                    self._replies.put(reply)
+        self._replies.put(None)
 
     def ask(self, job: Mapping[str, Any]) -> None:
         """Send a job; the answer is fetched by `answer`."""
@@ -50,18 +81,11 @@ class SideProcess:
 
     def answer(self) -> dict[str, Any] | Failure:
         """Wait for the answer to the last job. Raises ParityError for what the user can mend."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
+        reply = self._replies.get()
+        if reply is None:
+            self._replies.put(None)  # for whoever asks again
             return Failure(self.side, self._death(), self._last_words())
-        reply: dict[str, Any] = json.loads(line)
-        if reply["ok"]:
-            return reply
-        if reply["kind"] == "MissingFramework":
-            raise missing_framework(self.side, reply["message"])
-        if reply["kind"] != "Exception":
-            raise getattr(errors, reply["kind"])(reply["message"], reply["note"])
-        return Failure(self.side, reply["message"], reply["note"])
+        return read_reply(self.side, reply)
 
     def close(self) -> None:
         """End the process."""
@@ -87,6 +111,17 @@ class SideProcess:
         return "\n".join(text.strip().splitlines()[-8:])
 
 
+def read_reply(side: Side, reply: dict[str, Any]) -> dict[str, Any] | Failure:
+    """The answer in a worker's reply. Raises ParityError for what the user can mend."""
+    if reply["ok"]:
+        return reply
+    if reply["kind"] == "MissingFramework":
+        raise missing_framework(side, reply["message"])
+    if reply["kind"] != "Exception":
+        raise getattr(errors, reply["kind"])(reply["message"], reply["note"])
+    return Failure(side, reply["message"], reply["note"])
+
+
 def missing_framework(side: Side, detail: str = "") -> errors.MissingFramework:
     """The error for a framework that is not there, with the way to get it."""
     return errors.MissingFramework(
@@ -96,12 +131,17 @@ def missing_framework(side: Side, detail: str = "") -> errors.MissingFramework:
 
 
 @contextmanager
-def open_sides(sides: Sequence[Side], threads: int) -> Iterator[dict[Side, SideProcess]]:
-    """Start the processes of `sides`, both at once. Raises MissingFramework before starting any."""
+def open_sides(
+    sides: Sequence[Side], threads: int, seen: TapSeen = lambda side, tap: None
+) -> Iterator[dict[Side, SideProcess]]:
+    """Start the processes of `sides`, both at once; `seen` is told of their taps.
+
+    Raises MissingFramework before starting any.
+    """
     for side in sides:
         if importlib.util.find_spec(side) is None:
             raise missing_framework(side)
-    processes = {side: SideProcess(side, threads) for side in sides}
+    processes = {side: SideProcess(side, threads, seen) for side in sides}
     try:
         yield processes
     finally:

@@ -11,14 +11,15 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from stdc_parity.align.framework import load_framework
 from stdc_parity.align.ladder import CAPTURES, REPLAYS
 from stdc_parity.align.record import Record, load_record, save_record
+from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.align.stages import weights
@@ -79,12 +80,30 @@ def answer(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
         }
 
 
+INTERVAL = 0.1
+"""Seconds between two taps that are told of: more than people can read."""
+
+
+def tell_taps(replies: TextIO) -> Callable[[str], None]:
+    """A function that writes the taps that it is told of to `replies`, not all of them."""
+    last = 0.0
+
+    def seen(name: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > INTERVAL:
+            last = time.monotonic()
+            print(json.dumps({"tap": name}), file=replies, flush=True)
+
+    return seen
+
+
 def main() -> None:
     """Serve jobs until the input ends."""
     side = sys.argv[1]
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
+        Recorder.seen = staticmethod(tell_taps(replies))
         session = Session(load_framework("torch" if side == "torch" else "paddle"))
         session.framework.configure(int(os.environ.get("OMP_NUM_THREADS", "1")))
     except ImportError as error:

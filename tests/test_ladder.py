@@ -91,7 +91,7 @@ def climb(
     torch_session._weights = _weights["torch"]
 
     @contextmanager
-    def open_here(sides: Sequence[str], threads: int) -> Iterator[dict[str, HereSide]]:
+    def open_here(sides: Sequence[str], threads: int, _seen: object) -> Iterator[dict[str, HereSide]]:
         yield {"torch": HereSide(torch_session), "paddle": HereSide(Planted(mutations))}
 
     with pytest.MonkeyPatch.context() as patch:

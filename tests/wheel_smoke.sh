@@ -17,6 +17,14 @@ grep -q stdc1-seg inspect.txt
 "$BIN/stdc-convert" verify back.pth back.safetensors --certificate back.json
 "$BIN/stdc-convert" diff sample.tar mmseg.pth
 
+"$BIN/python" -c "
+from importlib.metadata import entry_points
+from importlib.resources import files
+(plugin,) = entry_points(group='pytest11', name='parity')
+assert plugin.value == 'stdc_parity.align.pytest_plugin', plugin
+assert files('stdc_parity.align').joinpath('report.schema.json').is_file()
+"
+
 code=0
 "$BIN/stdc-align" forward > align.txt 2>&1 || code=$?
 if [ "$code" != 4 ]; then
