@@ -49,4 +49,4 @@ def write_report(result: RunResult, folder: Path) -> None:
     try:
         write_html(result, folder / "report.html")
     except MissingFramework as error:
-        Console(stderr=True, highlight=False).print(f"Note: {error} ({error.note})", markup=False, soft_wrap=True)
+        Console(stderr=True, highlight=False).print(f"Note: {error.message} ({error.note})", markup=False, soft_wrap=True)

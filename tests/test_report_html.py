@@ -312,7 +312,7 @@ def test_without_jinja2_the_other_reports_are_there(
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     write_report(result, tmp_path)
-    assert {"report.json", "junit.xml", "summary.md"} == {path.name for path in tmp_path.iterdir()}
+    assert {"report.json", "junit.xml", "summary.md", "taps.csv"} == {path.name for path in tmp_path.iterdir()}
     message = capsys.readouterr().err
     assert "report.html" in message and "pip install 'stdc-parity[report]'" in message
 

@@ -248,7 +248,11 @@ def without_environment(folder: Path) -> dict[str, bytes]:
     text, marked, _ = files["report.json"].partition(b'\n "environment": ')
     text = text[:-1] + b"}"
     assert marked and json.loads(text) == report  # the block is the last, the rest as it was
-    return {**files, "report.json": text, "junit.xml": ET.tostring(suites), "summary.md": summary}
+    page, marked, rest = files["report.html"].partition(b"<!-- environment: ")
+    page += rest.partition(b"<!-- end of environment -->")[2]
+    assert marked and page.endswith(b"</html>\n")
+    reduced = {"report.json": text, "junit.xml": ET.tostring(suites), "summary.md": summary, "report.html": page}
+    return {**files, **reduced}
 
 
 PLANTED = ["forward", "--plant", "norm-eps-wide", "--base", "4", "--size", "64x128"]
