@@ -49,4 +49,5 @@ def write_report(result: RunResult, folder: Path) -> None:
     try:
         write_html(result, folder / "report.html")
     except MissingFramework as error:
-        Console(stderr=True, highlight=False).print(f"Note: {error.message} ({error.note})", markup=False, soft_wrap=True)
+        note = f"Note: {error.message} ({error.note})"
+        Console(stderr=True, highlight=False).print(note, markup=False, soft_wrap=True)
