@@ -1,7 +1,7 @@
 """The corpus of port bugs through PaDiff, reprod_log and stdc-align: who finds what, and who names the place.
 
     python -m venv peers-env
-    peers-env/bin/pip install torch==2.13.0 paddlepaddle==3.3.1 padiff reprod_log pyyaml pillow ml_dtypes safetensors
+    peers-env/bin/pip install torch==2.13.0 paddlepaddle==3.3.1 padiff reprod_log pyyaml pillow ml_dtypes rich
     python benchmarks/peers.py --python peers-env/bin/python [--selftest FILE] [--keep DIR] [ID]...
 
 The peers have an environment of their own, as PaDiff changes both frameworks when it is imported; `peer_runs.py`
