@@ -59,6 +59,10 @@ class Bench:
         remarks: list[str] = []
         for comparison in result.blamed[:MAX_EXPLAINED]:
             path = next(iter(comparison.paths.values()))
+            uncalled = self._not_called(comparison)
+            if uncalled is not None:
+                found.append(uncalled)
+                continue
             call = self._call_of(comparison)
             try:
                 found.append(explain_module(path, self._lab(call)))
@@ -66,8 +70,6 @@ class Bench:
                     remarks.append(f"To see it alone: python {self._reproduced(self.repro, found[-1], call)}")
             except (ParityError, LookupError) as error:
                 found.append(Diagnosis(path, tried=(f"nothing: {error}",)))
-        if not result.blamed:
-            found += [d for c in result.comparisons if c.kind == "module" and (d := self._not_called(c)) is not None]
         remarks = [*result.remarks, *remarks]
         return replace(result, diagnoses=[*result.diagnoses, *found], remarks=remarks)
 
