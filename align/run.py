@@ -227,6 +227,8 @@ class _Climb:
         """`result` with what the records alone explain, those in float64 if there are any."""
         wide = self.folder / "float64"
         place = wide if (wide / REFERENCE / f"{rung.name}.safetensors").exists() else self.folder
+        if not (place / REFERENCE / f"{rung.name}.safetensors").exists():
+            return result  # judged part by part alone
         found = explain_records(rung.name, result.comparisons, *load_pair(_both(place), rung.name))
         if result.diagnoses and not any(found):
             return result
