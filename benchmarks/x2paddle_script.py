@@ -6,8 +6,8 @@
 
 `state` is what `x2paddle --convert_torch_project --pretrain_model SRC` does to SRC.pth, next to which it writes
 SRC.pdiparams (over SRC itself when it has no suffix that it knows: never give it the only copy); it takes no nested
-checkpoint, so `unwrap` takes the state dict out of one beforehand. `trace` is
-`pytorch2paddle`: the loaded network is traced, and code and weights are written. Its telemetry is turned off.
+checkpoint, so `unwrap` takes the state dict out of one beforehand. `trace` is `pytorch2paddle`: the loaded network
+is traced, and code and weights are written. Its telemetry is turned off.
 """
 
 import sys
