@@ -55,6 +55,20 @@ def run(command: Command) -> Run:
     return Run(wall, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 
 
+def why_not(command: Command) -> str | None:
+    """Try `command`: None if it works, else its exit code, the files it has not made and its last words."""
+    for path in command.makes:
+        path.unlink(missing_ok=True)
+    pipe, merged = subprocess.PIPE, subprocess.STDOUT
+    tried = subprocess.run(command.argv, stdout=pipe, stderr=merged, text=True, env=_environment())
+    missing = [path.name for path in command.makes if not path.exists()]
+    if tried.returncode == 0 and not missing:
+        return None
+    last = next((line for line in reversed(tried.stdout.splitlines()) if line.strip()), "it says nothing")
+    lost = f", no {', '.join(missing)}" if missing else ""
+    return f"exit code {tried.returncode}{lost}: {last.strip()}"
+
+
 def _environment() -> dict[str, str]:
     """This one, but Python may cache compiled modules, as pip does for what it installs: the warm-up makes them."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -73,7 +87,8 @@ def take_turns(commands: Mapping[str, Command], rounds: int) -> dict[str, list[R
 
 def ratio(ours: Sequence[Run], theirs: Sequence[Run], what: str = "wall") -> float:
     """The median over the rounds of ours / theirs, of "wall" or "peak"."""
-    return statistics.median(getattr(a, what) / getattr(b, what) for a, b in zip(ours, theirs, strict=True))
+    ratios = [getattr(a, what) / getattr(b, what) for a, b in zip(ours, theirs, strict=True)]
+    return float(statistics.median(ratios))
 
 
 def print_runs(title: str, runs: Mapping[str, Sequence[Run]]) -> None:
@@ -112,10 +127,16 @@ def script(name: str) -> str:
 
 def rounds_wanted(description: str | None, default: int) -> int:
     """Parse the one option that all benchmarks have."""
+    rounds: int = rounds_parser(description, default).parse_args().rounds
+    return max(1, rounds)
+
+
+def rounds_parser(description: str | None, default: int) -> argparse.ArgumentParser:
+    """The parser of that option, for a benchmark that has more of them."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
     parser.add_argument("--rounds", type=int, default=default, help=f"runs of each command ({default})")
-    return max(1, parser.parse_args().rounds)
+    return parser
 
 
 def _machine() -> str:
