@@ -92,9 +92,10 @@ def _remarks(reference: Record, other: Record, flips: int, unexplained: int, on_
         f"{flips - unexplained} are near ties"
     )
     for name, a in reference.arrays.items():
-        if name.startswith("network") and name.endswith("mean IoU") and name in other.arrays:
+        alike = name in other.arrays and other.arrays[name].shape == a.shape
+        if alike and name.startswith("network") and name.endswith("mean IoU"):
             yield f"{name}: {float(a):.6f}, {float(other.arrays[name]) - float(a):+.1e} on {other.side}"
-        if flips and name.startswith("network") and name.endswith("IoU by class") and name in other.arrays:
+        if flips and alike and name.startswith("network") and name.endswith("IoU by class"):
             delta = np.nan_to_num(other.arrays[name] - a)
             worst = int(np.abs(delta).argmax())
             yield f"{name}: class {worst} moves most, {delta[worst]:+.1e}"
