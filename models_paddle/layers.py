@@ -10,13 +10,47 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
-__all__ = ["BatchNorm2d", "kaiming_normal_", "make_conv", "normal_"]
+__all__ = ["BatchNorm2d", "kaiming_normal_", "make_conv", "make_linear", "normal_"]
 
 
-def make_conv(in_planes: int, out_planes: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2D:
-    """Build a convolution as all of STDC's are: square, no bias, padded so that h -> h/stride, rounded up."""
-    padding = kernel // 2
-    return nn.Conv2D(in_planes, out_planes, kernel, stride, padding, groups=groups, bias_attr=False)
+def make_conv(
+    in_planes: int,
+    out_planes: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    dilation: int = 1,
+    bias: bool = False,
+) -> nn.Conv2D:
+    """Build a convolution as all networks use them: square, padded so that h -> h/stride, rounded up.
+
+    It is initialised as PyTorch does by default: uniform up to 1 / sqrt(fan_in).
+    """
+    padding = dilation * (kernel // 2)
+    fill = uniform(kernel * kernel * in_planes // groups)
+    return nn.Conv2D(
+        in_planes,
+        out_planes,
+        kernel,
+        stride,
+        padding,
+        dilation,
+        groups,
+        weight_attr=fill,
+        bias_attr=fill if bias else False,
+    )
+
+
+def make_linear(in_features: int, out_features: int) -> nn.Linear:
+    """Build a linear layer with a bias, initialised as PyTorch does by default."""
+    fill = uniform(in_features)
+    return nn.Linear(in_features, out_features, weight_attr=fill, bias_attr=fill)
+
+
+def uniform(fan_in: int) -> paddle.ParamAttr:
+    """What PyTorch fills the weight and bias of a convolution or linear layer with: up to 1 / sqrt(fan_in)."""
+    bound = 1.0 / math.sqrt(fan_in)
+    return paddle.ParamAttr(initializer=nn.initializer.Uniform(-bound, bound))
 
 
 class BatchNorm2d(nn.BatchNorm2D):

@@ -4,12 +4,30 @@ The official code normalises with `torch.nn.BatchNorm2d` (momentum 0.1, eps 1e-5
 are PyTorch's initialisers.
 """
 
-from torch.nn import BatchNorm2d, Conv2d
+from torch import nn
+from torch.nn import BatchNorm2d
 from torch.nn.init import kaiming_normal_, normal_
 
-__all__ = ["BatchNorm2d", "kaiming_normal_", "make_conv", "normal_"]
+__all__ = ["BatchNorm2d", "kaiming_normal_", "make_conv", "make_linear", "normal_"]
 
 
-def make_conv(in_planes: int, out_planes: int, kernel: int, stride: int = 1, groups: int = 1) -> Conv2d:
-    """Build a convolution as all of STDC's are: square, no bias, padded so that h -> h/stride, rounded up."""
-    return Conv2d(in_planes, out_planes, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+def make_conv(
+    in_planes: int,
+    out_planes: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    dilation: int = 1,
+    bias: bool = False,
+) -> nn.Conv2d:
+    """Build a convolution as all networks use them: square, padded so that h -> h/stride, rounded up.
+
+    It is initialised as PyTorch does by default: uniform up to 1 / sqrt(fan_in).
+    """
+    padding = dilation * (kernel // 2)
+    return nn.Conv2d(in_planes, out_planes, kernel, stride, padding, dilation, groups, bias)
+
+
+def make_linear(in_features: int, out_features: int) -> nn.Linear:
+    """Build a linear layer with a bias, initialised as PyTorch does by default."""
+    return nn.Linear(in_features, out_features)

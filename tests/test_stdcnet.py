@@ -30,6 +30,7 @@ IDIOMS = {
     ".modules()": ".sublayers(include_self=True)",
     "nn.Conv2d": "nn.Conv2D",
     "nn.BatchNorm1d": "nn.BatchNorm1D",
+    "nn.MaxPool2d": "nn.MaxPool2D",
     "nn.AvgPool2d(kernel_size=3, stride=2, padding=1)": (
         "nn.AvgPool2D(kernel_size=3, stride=2, padding=1, exclusive=False)"
     ),
@@ -101,7 +102,7 @@ def test_state_dicts_hold_the_official_keys_without_aliases(name):
     assert {k: list(v.shape) for k, v in theirs.state_dict().items()} == expected
 
 
-@pytest.mark.parametrize("file", ["stdcnet.py", "stdcseg.py"])
+@pytest.mark.parametrize("file", ["stdcnet.py", "stdcseg.py", "resnet.py"])
 def test_twin_files_differ_in_framework_idioms_only(file):
     source = (ROOT / "models_torch" / file).read_text(encoding="utf-8")
     for idiom, other in IDIOMS.items():
@@ -111,8 +112,11 @@ def test_twin_files_differ_in_framework_idioms_only(file):
 
 def test_layers_export_the_same_names_and_signatures():
     assert torch_layers.__all__ == paddle_layers.__all__
-    ours, theirs = (list(inspect.signature(m.make_conv).parameters) for m in (torch_layers, paddle_layers))
-    assert ours == theirs
+    for name in ("make_conv", "make_linear"):
+        ours, theirs = (
+            list(inspect.signature(getattr(m, name)).parameters) for m in (torch_layers, paddle_layers)
+        )
+        assert ours == theirs
 
 
 @pytest.mark.parametrize("size", [(64, 96), (97, 161)])

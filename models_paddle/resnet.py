@@ -1,0 +1,153 @@
+"""ResNet-50 and ResNet-101 with dilated stages, in Paddle. `models_torch/resnet.py` is its twin, line by line.
+
+"Deep Residual Learning for Image Recognition" (He et al., CVPR 2016), in gluoncv's forms: v1b has the stride
+of a bottleneck at its 3x3 convolution, v1s three 3x3 convolutions in the place of the first 7x7 one. Behaviour,
+attribute names and defaults are those of models/base_models/resnetv1b.py in github.com/liminn/ICNet-pytorch;
+v1b's state dict has torchvision's names. Upstream's widths are those of base 64; here all scale.
+"""
+
+from collections.abc import Sequence
+
+from paddle import Tensor, nn
+
+from stdc_parity.models_paddle.layers import BatchNorm2d, kaiming_normal_, make_conv, make_linear
+
+DILATIONS = {
+    8: ((1, 1), (2, 1), (1, 2), (1, 4)),
+    16: ((1, 1), (2, 1), (2, 1), (1, 2)),
+    32: ((1, 1), (2, 1), (2, 1), (2, 1)),
+}
+"""Stride and dilation of the four stages, by the stride of the last one's output. Upstream has 8 and 32."""
+
+
+class Bottleneck(nn.Layer):
+    """Residual block: (n, in_planes, h, w) -> (n, 4 * planes, h/stride, w/stride)."""
+
+    def __init__(self, in_planes: int, planes: int, stride: int = 1, dilation: int = 1) -> None:
+        """Build the block; its input is projected where the shape changes."""
+        super().__init__()
+        downsample = None
+        if stride != 1 or in_planes != planes * 4:  # built first as upstream's, so that a seed gives its weights
+            downsample = nn.Sequential(
+                make_conv(in_planes, planes * 4, 1, stride),
+                BatchNorm2d(planes * 4),
+            )
+        self.conv1 = make_conv(in_planes, planes, 1)
+        self.bn1 = BatchNorm2d(planes)
+        self.conv2 = make_conv(planes, planes, 3, stride, dilation=dilation)
+        self.bn2 = BatchNorm2d(planes)
+        self.conv3 = make_conv(planes, planes * 4, 1)
+        self.bn3 = BatchNorm2d(planes * 4)
+        self.relu = nn.ReLU()
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the input, projected if the block does so, to the output of the three convolutions."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        skip = x if self.downsample is None else self.downsample(x)
+        return self.relu(out + skip)
+
+
+def make_stem(base: int) -> nn.Sequential:
+    """Build v1s's first convolutions, the last without its norm: (n, 3, h, w) -> (n, 2 * base, h/2, w/2)."""
+    return nn.Sequential(
+        make_conv(3, base, 3, stride=2),
+        BatchNorm2d(base),
+        nn.ReLU(),
+        make_conv(base, base, 3),
+        BatchNorm2d(base),
+        nn.ReLU(),
+        make_conv(base, base * 2, 3),
+    )
+
+
+def make_stage(in_planes: int, planes: int, blocks: int, stride: int, dilation: int) -> nn.Sequential:
+    """Build one stage: (n, in_planes, h, w) -> (n, 4 * planes, h/stride, w/stride).
+
+    The dilation of its first block is half the others': that of the stage before.
+    """
+    first = Bottleneck(in_planes, planes, stride, max(1, dilation // 2))
+    return nn.Sequential(first, *[Bottleneck(planes * 4, planes, 1, dilation) for _ in range(1, blocks)])
+
+
+class ResNet(nn.Layer):
+    """ResNet of bottlenecks: the features of its four stages, or ImageNet logits.
+
+    `widths` holds the channels of the four features.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        base: int = 64,
+        num_classes: int = 1000,
+        output_stride: int = 8,
+        deep_stem: bool = False,
+    ) -> None:
+        """Build and initialise the network.
+
+        `layers` counts the blocks of the four stages. `output_stride` is that of the last feature: 8 or 16 (the
+        later stages are dilated instead of strided) or 32. With `deep_stem` it is v1s, else v1b. Raises
+        ValueError for another stride.
+        """
+        super().__init__()
+        if output_stride not in DILATIONS:
+            raise ValueError(f"output_stride is {output_stride}, a ResNet has 8, 16 or 32.")
+        stem = base * 2 if deep_stem else base
+        self.widths = (base * 4, base * 8, base * 16, base * 32)
+        self.conv1 = make_stem(base) if deep_stem else make_conv(3, base, 7, stride=2)
+        self.bn1 = BatchNorm2d(stem)
+        self.relu = nn.ReLU()
+        self.maxpool = nn.MaxPool2D(kernel_size=3, stride=2, padding=1)
+        one, two, three, four = DILATIONS[output_stride]
+        self.layer1 = make_stage(stem, base, layers[0], *one)
+        self.layer2 = make_stage(base * 4, base * 2, layers[1], *two)
+        self.layer3 = make_stage(base * 8, base * 4, layers[2], *three)
+        self.layer4 = make_stage(base * 16, base * 8, layers[3], *four)
+        self.fc = make_linear(base * 32, num_classes)  # in official state dicts; only forward_impl uses it
+        self.init_params()
+
+    def init_params(self) -> None:
+        """Initialise as upstream: convolutions Kaiming-normal by fan-out, the linear layer as PyTorch does."""
+        for module in self.sublayers(include_self=True):
+            if isinstance(module, nn.Conv2D):
+                kaiming_normal_(module.weight, mode="fan_out")
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the four features of an image batch x (n, 3, h, w).
+
+        Their channels are `widths`, their sizes ceil(h / stride) x ceil(w / stride) at strides 4 and 8, then 8
+        and 8, or 16 and 16, or 16 and 32.
+        """
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # (n, stem, h/4, w/4)
+        feats = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            feats.append(x)
+        return tuple(feats)
+
+    def forward_impl(self, x: Tensor) -> Tensor:
+        """Return the classification logits (n, num_classes) of an image batch x (n, 3, h, w)."""
+        return self.fc(self.forward(x)[-1].mean((2, 3)))
+
+
+def resnet50_v1b(base: int = 64, num_classes: int = 1000, output_stride: int = 8) -> ResNet:
+    """Build ResNet-50 v1b."""
+    return ResNet((3, 4, 6, 3), base, num_classes, output_stride)
+
+
+def resnet101_v1b(base: int = 64, num_classes: int = 1000, output_stride: int = 8) -> ResNet:
+    """Build ResNet-101 v1b."""
+    return ResNet((3, 4, 23, 3), base, num_classes, output_stride)
+
+
+def resnet50_v1s(base: int = 64, num_classes: int = 1000, output_stride: int = 8) -> ResNet:
+    """Build ResNet-50 v1s."""
+    return ResNet((3, 4, 6, 3), base, num_classes, output_stride, deep_stem=True)
+
+
+def resnet101_v1s(base: int = 64, num_classes: int = 1000, output_stride: int = 8) -> ResNet:
+    """Build ResNet-101 v1s."""
+    return ResNet((3, 4, 23, 3), base, num_classes, output_stride, deep_stem=True)
