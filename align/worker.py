@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from stdc_parity.align.cost import measure
 from stdc_parity.align.framework import load_framework
 from stdc_parity.align.ladder import CAPTURES, REPLAYS
 from stdc_parity.align.record import Record, load_record, save_record
@@ -35,6 +36,8 @@ def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
         return {"facts": session.framework.facts()}
     if job["do"] == "touched":
         return {"touched": sorted(touched(session.framework.SIDE, job["plant"]))}
+    if job["do"] == "cost":
+        return {"cost": measure(session, RunSpec.from_json(job["spec"])).to_json()}
     spec, run = RunSpec.from_json(job["spec"]), Path(job["run"])
     session.check_planted(spec)
     lent = job.get("lent")
