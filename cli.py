@@ -111,7 +111,7 @@ _layout_option = click.option(
     "--to-layout",
     "layout",
     metavar="NAME",
-    help="Whose names to write: official, mmseg (torch); paddle, paddleseg, stdcnet-paddle.",
+    help="Whose names to write: official, mmseg (torch); paddle, paddleseg, stdcnet-paddle, stdcnet-paddle-bisenet.",
 )
 _abn_option = click.option(
     "--abn",
@@ -171,8 +171,8 @@ def paddle2torch(
     "--to-layout",
     "layout",
     metavar="NAME",
-    help="Whose names to write, of either framework: official, mmseg, paddle, paddleseg, stdcnet-paddle. "
-    "Without it the names stay, and DST's suffix says the container.",
+    help="Whose names to write, of either framework: official, mmseg, paddle, paddleseg, stdcnet-paddle, "
+    "stdcnet-paddle-bisenet. Without it the names stay, and DST's suffix says the container.",
 )
 @_abn_option
 @_aliases_option

@@ -199,15 +199,18 @@ def _aliases(task: Task) -> Iterator[tuple[str, str, str]]:
     has a block 0 in its second stage, which none of torch's names is.
     """
     architecture, side = task.architecture, task.source.side
-    known = architecture.aliases
+    kinds = {name: spec.kind for name, spec in with_biases(architecture.tensors)}
+    known = dict(architecture.aliases)
+    for alias, name in architecture.aliases.items():
+        if kinds[name] in ("conv", "linear"):
+            known[f"{alias.removesuffix('weight')}bias"] = f"{name.removesuffix('weight')}bias"
     if side == "paddle":
-        restarted = {_restart(alias, architecture): name for alias, name in architecture.aliases.items()}
-        names = {paddle_name(a, architecture.tensors[n].kind) for a, n in restarted.items() if a not in known}
+        restarted = {_restart(alias, architecture): name for alias, name in known.items()}
+        names = {paddle_name(a, kinds[n]) for a, n in restarted.items() if a not in known}
         if any(name in task.tensors for name in names):
             known = restarted
     for alias, name in known.items():
-        kind = architecture.tensors[name].kind
-        pair = (alias, name) if side == "torch" else (paddle_name(alias, kind), paddle_name(name, kind))
+        pair = (alias, name) if side == "torch" else (paddle_name(alias, kinds[name]), paddle_name(name, kinds[name]))
         if pair[0] in task.tensors:
             yield *pair, name
 

@@ -32,8 +32,8 @@ class Line:
 
     Both are patterns with the same wild cards in the same order: `*` is (a part of) one component, `**` any
     number of them, `[text]` stands on both sides or on neither, and `{8x}` is the number of a block, which
-    the layout counts from 0 within the stage of that stride. `bias` says that the layout's convolution has a
-    bias where the official one has none; `pair` that its output channels are (not X, X) where the official
+    the layout counts from 0 within the stage of that stride. `bias` says that the layout's convolutions and Linears
+    have a bias where the official ones have none; `pair` that its output channels are (not X, X) where the official
     one has the single channel X.
     """
 
@@ -173,9 +173,9 @@ def places(layout: Layout, architecture: Architecture) -> dict[str, Place]:
 
 
 def with_biases(tensors: Mapping[str, TensorSpec]) -> Iterator[tuple[str, TensorSpec]]:
-    """The tensors, and after each convolution's weight the bias that other layouts may give it."""
+    """The tensors, and after each convolution's and Linear's weight the bias that other layouts may give it."""
     for name, spec in tensors.items():
         yield name, spec
-        if spec.kind == "conv":
+        if spec.kind in ("conv", "linear"):
             kind: Kind = "bias"
             yield f"{name.removesuffix('weight')}bias", TensorSpec(kind, spec.shape[:1])

@@ -39,12 +39,14 @@ def read(name):
 
 
 def official_lists():
-    """Upstream's lists without its aliases and without the ImageNet head, which no other layout has."""
+    """Upstream's lists without its aliases and without the ImageNet head, which not every layout has."""
     lists = {re.sub("STDCNet813", "STDC1", re.sub("STDCNet1446", "STDC2", n)): k for n, k in read("official").items()}
+    return {model: without_imagenet_head(lists[model]) for model in MODELS}
+
+
+def without_imagenet_head(keys):
     gone = re.compile(r"(cp\.backbone\.)?(x\d+\.0|conv_last|fc|bn|linear)\..*")
-    return {
-        model: {key: shape for key, shape in lists[model].items() if not gone.fullmatch(key)} for model in MODELS
-    }
+    return {key: shape for key, shape in keys.items() if not gone.fullmatch(key)}
 
 
 def paddle_list(keys):
@@ -55,21 +57,19 @@ def paddle_list(keys):
     return named
 
 
-def stdcnet_paddle_list(keys):
-    """PaddleSeg's list under upstream's names of the heads, as its paddleseg/models/stdcseg.py has them."""
-    heads = {"conv_out16": "conv_out32", "conv_out8": "conv_out16"}
-    return {re.sub(r"^conv_out(16|8)(?=\.)", lambda m: heads[m[0]], key): shape for key, shape in keys.items()}
-
-
 OFFICIAL, PADDLESEG, MMSEG = official_lists(), read("paddleseg"), read("mmseg")
 for _model in SEGS:  # mmseg's backbone alone, as its stdc2mmseg.py writes it
     own = {key: shape for key, shape in MMSEG[_model].items() if key.startswith("backbone.backbone.")}
     MMSEG[_model.removesuffix("-Seg")] = {k.removeprefix("backbone.backbone."): s for k, s in own.items()}
+# Its two networks have one backbone (model/model_stages_paddle.py and paddleseg/models/backbones/stdcnet.py).
+STDCNET_PADDLE = {model: without_imagenet_head(keys) for model, keys in read("stdcnet_paddle").items()}
+BISENET = {model: without_imagenet_head(keys) for model, keys in read("stdcnet_paddle_bisenet").items()}
 LISTS = {
     "official": OFFICIAL,
     "paddle": {model: paddle_list(keys) for model, keys in OFFICIAL.items()},
     "paddleseg": PADDLESEG,
-    "stdcnet-paddle": {model: stdcnet_paddle_list(keys) for model, keys in PADDLESEG.items()},
+    "stdcnet-paddle": STDCNET_PADDLE,
+    "stdcnet-paddle-bisenet": STDCNET_PADDLE | BISENET,
     "mmseg": MMSEG,
 }
 EVERY = [(layout, model) for layout, lists in LISTS.items() for model in lists]
@@ -142,8 +142,9 @@ def test_every_line_is_of_use_in_some_model(layout):
 @pytest.mark.parametrize(("layout", "model"), EVERY)
 def test_a_list_is_recognised(layout, model):
     tensors, table = zeros(LISTS[layout][model]), get_layout(layout)
-    # For a backbone alone PaddleSeg's names are those of the Paddle twin.
-    same = "paddle" if table.side == "paddle" and model not in SEGS else layout
+    # For a backbone alone PaddleSeg's names are those of the Paddle twin, STDCNet-Paddle has one for two networks.
+    alone = {"paddleseg": "paddle", "stdcnet-paddle-bisenet": "stdcnet-paddle"}
+    same = layout if model in SEGS else alone.get(layout, layout)
     assert recognise_layout(tensors, table.side).name == same
     found = choose_architecture(tensors, table.side, None)
     assert (found.name, found.facts["imagenet_head"]) == (MODELS[model], False)
@@ -224,13 +225,26 @@ def test_there_and_back_bit_for_bit(layout, model):
 
 
 def test_biases_are_zeros_on_the_way_there():
-    for layout, count in (("paddleseg", 24), ("stdcnet-paddle", 24), ("mmseg", 4)):
+    for layout, count in (("paddleseg", 24), ("stdcnet-paddle", 53), ("stdcnet-paddle-bisenet", 53), ("mmseg", 4)):
         there = in_layout(layout, "STDC1-Seg")
         known = places(get_layout(layout), architecture_of("STDC1-Seg", base=8))
         biases = [known[name].name for name, spec in with_biases(architecture_of("STDC1-Seg").tensors)
                   if spec.kind == "bias" and name in known]  # fmt: skip
         assert len(biases) == count
         assert all(there[name].dtype == np.float32 and not there[name].any() for name in biases)
+
+
+@pytest.mark.parametrize("layout", ["stdcnet-paddle", "stdcnet-paddle-bisenet"])
+def test_an_imagenet_head_with_biases_is_kept(layout):
+    """STDCNet-Paddle's Linears have biases, upstream's have none; its key list holds the whole backbone."""
+    full = seeded_weights(stdc.architecture("stdcnet813"))
+    there = relayout(full, "official", layout)
+    assert {name: tensor.shape for name, tensor in there.items()} == read("stdcnet_paddle")["STDC1"]
+    assert not there["fc.bias"].any()
+    back = relayout(there, "stdcnet-paddle", "official")
+    for name, tensor in full.items():
+        if not name.endswith(COUNTER):
+            np.testing.assert_array_equal(back[name], tensor)
 
 
 # fmt: off
@@ -317,7 +331,7 @@ def test_other_constants_are_said_to_be_lost():
     assert lost == ["auxiliary_head.2.fusion_kernel"]
 
 
-@pytest.mark.parametrize("layout", ["paddleseg", "stdcnet-paddle", "mmseg", "paddle"])
+@pytest.mark.parametrize("layout", ["paddleseg", "stdcnet-paddle", "stdcnet-paddle-bisenet", "mmseg", "paddle"])
 def test_inplace_abn_through_a_layout(layout):
     weights = in_layout("official", "STDC1-Seg")
     heads = [name for name in weights if name.endswith(COUNTER) and not name.startswith("cp.backbone.")]
@@ -362,12 +376,13 @@ def aliased(tensors, first):
     return result
 
 
+@pytest.mark.parametrize("layout", ["paddle", "stdcnet-paddle"])
 @pytest.mark.parametrize(("whose", "first"), [("torch", lambda start: start), ("Paddle", lambda start: 0)])
-def test_second_names_in_a_paddle_file(whose, first):
-    tensors = in_layout("paddle", "STDC2")
+def test_second_names_in_a_paddle_file(whose, first, layout):
+    tensors = in_layout(layout, "STDC2")
     both = aliased(tensors, first)
     assert len(both) > 1.9 * len(tensors)
-    back = relayout(both, "paddle", "official")
+    back = relayout(both, layout, "official")
     for name, tensor in in_layout("official", "STDC2").items():
         if not name.endswith(COUNTER):
             np.testing.assert_array_equal(back[name], tensor)
@@ -375,10 +390,10 @@ def test_second_names_in_a_paddle_file(whose, first):
     name = f"x16.0.{number}.conv_list.0.conv.weight"
     both[name] = both[name] + 1
     with pytest.raises(CheckpointError, match=re.escape(f"{name} is another name of features.7.")):
-        relayout(both, "paddle", "official")
+        relayout(both, layout, "official")
 
 
-@pytest.mark.parametrize("layout", ["paddleseg", "stdcnet-paddle", "paddle"])
+@pytest.mark.parametrize("layout", ["paddleseg", "paddle"])
 def test_a_file_of_an_older_paddleseg(layout):
     """Its paddleseg/models/backbones/stdcnet.py: `self.x8 = nn.Sequential(self.features[2:6])`, and conv_last."""
     tensors = in_layout(layout, "STDC2" if layout == "paddle" else "STDC2-Seg")
