@@ -107,6 +107,12 @@ def _conversion_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+_rules_option = click.option(
+    "--rules",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A rules file (TOML, docs/rules.md) of any network, which says what becomes of each key.",
+)
 _layout_option = click.option(
     "--to-layout",
     "layout",
@@ -130,6 +136,7 @@ _wrap_option = click.option(
 
 @convert.command("torch2paddle", context_settings=SETTINGS, short_help="A PyTorch checkpoint to Paddle.")
 @_conversion_options
+@_rules_option
 @_layout_option
 @_abn_option
 @fails_clearly
@@ -141,12 +148,14 @@ def torch2paddle(source: Path, target: Path | None, abn: Any, layout: str | None
     \b
     Example: stdc-convert torch2paddle STDCNet1446_76.47.tar
              stdc-convert torch2paddle model_maxmIOU75.pth --to-layout paddleseg
+             stdc-convert torch2paddle my_net.pth --rules rules.toml
     """
     _convert(source, target, "paddle", {"abn": abn, "layout": layout}, options)
 
 
 @convert.command("paddle2torch", context_settings=SETTINGS, short_help="A Paddle checkpoint to PyTorch.")
 @_conversion_options
+@_rules_option
 @_layout_option
 @_aliases_option
 @_wrap_option
@@ -167,6 +176,7 @@ def paddle2torch(
 
 @convert.command("relayout", context_settings=SETTINGS, short_help="Other names, container or dtype.")
 @_conversion_options
+@_rules_option
 @click.option(
     "--to-layout",
     "layout",
@@ -260,6 +270,7 @@ def _convert(
         raise click.UsageError(
             f"--prove wants both sides alike to 1e-5, which {options['dtype']} is not: prove it without --dtype."
         )
+    rules = _rules(options | planning) if options["rules"] is not None else None
     layout = choose_target(to, planning.pop("layout"))
     if target is None:
         if layout is None:
@@ -277,7 +288,7 @@ def _convert(
     planning |= {name: options[name] for name in ("model", "key", "member", "dtype", "drop_nonzero_bias")}
     targets: list[Path] = []
     with _progress() as phases:
-        conversion = plan_conversion(source, to, target=layout, phases=phases, **planning)
+        conversion = plan_conversion(source, to, target=layout, rules=rules, phases=phases, **planning)
         check_names(conversion, target, wrap)
         if hashing is not None:
             report.begin_hashing(conversion, hashing)
@@ -293,6 +304,22 @@ def _convert(
     click.echo("\n".join(report.summary_lines(conversion, targets)))
     if options["prove"]:
         _prove(source, options["key"], target, "stages" if conversion.plan.is_between_twins else "outputs")
+
+
+def _rules(options: dict[str, Any]) -> Any:
+    """The rules of a command; what they leave open, and options that are for known networks, are refused at once."""
+    from stdc_parity.converters.rules_file import load_rules
+    from stdc_parity.converters.rules_plan import refuse_open
+
+    known = {"--model": "model", "--to-layout": "layout", "--aliases": "aliases", "--prove": "prove",
+             "--drop-nonzero-bias": "drop_nonzero_bias"}  # fmt: skip
+    wrong = [option for option, name in known.items() if options.get(name)]
+    wrong += ["--abn"] if options.get("abn") == "yes" else []
+    if wrong:
+        raise click.UsageError(f"{', '.join(wrong)}: for networks that are known, and --rules is for any.")
+    rules = load_rules(options["rules"])
+    refuse_open(rules)
+    return rules
 
 
 def _prove(source: Path, key: str | None, target: Path, taps: Any) -> None:
@@ -373,6 +400,7 @@ def diff(
 @click.option("--abn", type=click.Choice(["auto", "yes", "no"]), help="As the conversion had it (auto).")
 @click.option("--to-layout", "layout", metavar="NAME", help="Whose names DST must have (those that it has).")
 @click.option("--dtype", type=_DTYPE, help="As the conversion had it; else no value may be rounded.")
+@_rules_option
 @click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write the findings.")
 @fails_clearly
 def verify(source: Path, target: Path, certificate: Path | None, json_path: Path | None, **options: Any) -> None:
@@ -386,6 +414,7 @@ def verify(source: Path, target: Path, certificate: Path | None, json_path: Path
     from stdc_parity.converters import verify as verifying
     from stdc_parity.converters.json_file import write_json
 
+    options["rules"] = _rules(options) if options["rules"] is not None else None
     with _progress() as phases:
         found = verifying.verify(source, target, certificate, phases=phases, **options)
     if json_path is not None:

@@ -48,6 +48,8 @@ class Architecture:
     def describe(self) -> str:
         """`stdc2-seg (19 classes, base 64, cat blocks, with ImageNet head)`: one line for people."""
         facts = self.facts
+        if "base" not in facts:
+            return self.name
         words = [f"{facts['num_classes']} classes"] if facts.get("num_classes") else []
         words += [f"base {facts['base']}", f"{facts['block']} blocks"]
         words += ["with ImageNet head" if facts["imagenet_head"] else "without ImageNet head"]

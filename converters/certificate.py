@@ -143,9 +143,10 @@ def _against_files(which: str, certified: Mapping[str, Any] | None, paths: Seque
 def _against_keys(which: str, certificate: Certificate, state: StateDict, used: Progress) -> Iterator[str]:
     """Every key of one file against its entries."""
     tensors = {state.original[name]: tensor for name, tensor in state.tensors.items()}
+    packed = {entry[which] for entry in certificate.entries if entry.get("rule") == "pack"}
     certified = Counter(entry[which] for entry in certificate.entries if entry.get(which) is not None)
     yield from (f"{shown(name)} of the {which} is certified twice" for name, n in certified.items() if n > 1
-                and which == "target")  # fmt: skip
+                and which == "target" and name not in packed)  # fmt: skip
     yield from (f"{shown(name)} of the {which} is not certified" for name in tensors if name not in certified)
     for entry in certificate.entries:
         name = entry.get(which)

@@ -43,11 +43,13 @@ from stdc_parity.converters.plan import (
     naming,
     recognise_layout,
 )
-from stdc_parity.converters.sniffing import ONNX
+from stdc_parity.converters.rules_plan import apply_rules, plan_rules, side_of
+from stdc_parity.converters.sniffing import NPZ, ONNX, SAFETENSORS, SHARDS
 from stdc_parity.converters.statedict import Array, StateDict, find_state_dict
 
 if TYPE_CHECKING:
     from stdc_parity.converters.casting import Loss
+    from stdc_parity.converters.rules import Rules
 
 SUFFIXES = (
     ".tar", ".pth", ".pt", ".ckpt", ".bin", ".pdparams", ".pdopt", ".pkl", ".safetensors.index.json",
@@ -123,13 +125,23 @@ def open_state_dict(
     key: str | None = None,
     member: str | None = None,
     progress: Progress = no_progress,
+    rules: Rules | None = None,
+    to: Side | None = None,
 ) -> tuple[Contents, StateDict, Side]:
     """Read a checkpoint of either framework: its container, its state dict, and whose names it uses.
 
-    `key` leads to the state dict in it, `member` names the file if `source` is an archive of several.
+    `key` leads to the state dict in it, `member` names the file if `source` is an archive of several. `rules`, if
+    there are some, tell which prefixes are a wrapper's and whose names they are; if both sides' names and shapes are
+    alike, a container that is nobody's has those of the side that is not to be converted `to`.
     """
     contents = read_container(source, member=member, progress=progress)
     try:
+        if rules is not None:
+            known = rules.names("torch") | rules.names("paddle")
+            state = find_state_dict(contents.root, key=key, known=known)
+            neutral = to is not None and contents.container in (SAFETENSORS, SHARDS, NPZ, ONNX)
+            default = other(to) if to is not None and neutral else contents.framework
+            return contents, state, side_of(rules, state.tensors, default)
         state = find_state_dict(contents.root, key=key)
         return contents, state, naming(state.tensors, contents.framework)
     except CheckpointError as error:
@@ -149,6 +161,7 @@ def plan_conversion(
     drop_nonzero_bias: bool = False,
     dtype: str | None = None,
     same_layout: bool = False,
+    rules: Rules | None = None,
     phases: Phases = no_phases,
 ) -> Conversion:
     """Read `source` and decide everything; nothing is written. `dtype` is another one for floating point.
@@ -156,25 +169,34 @@ def plan_conversion(
 
     `to` is the framework to convert to, None for any; `target` the layout, by default that of the framework's
     twin, or the source's own if there is no framework; it may be the source's own only with `same_layout`.
+    With `rules` they alone say what becomes of each key: no architecture or layout is asked.
     Raises CheckpointError for what the file is or lacks, UsageError for options that do not fit it.
     """
-    contents, state, side = open_state_dict(source, key, member, phases("reading", size_of(source)))
-    own = recognise_layout(state.tensors, side)
-    target = target or (own if to is None else twin_layout(to))
-    _refuse_no_change(source, side, to, own, target, same_layout)
+    contents, state, side = open_state_dict(source, key, member, phases("reading", size_of(source)), rules, to)
     try:
-        architecture = choose_architecture(state.tensors, side, model)
-        plan = make_plan(
-            state, architecture, side,
-            target=target, abn=abn, aliases=aliases, drop_nonzero_bias=drop_nonzero_bias,
-        )  # fmt: skip
+        if rules is not None:
+            if side == to:
+                raise UsageError(f"{shown(source.name)} has {_FRAMEWORK[side]} names of {rules.origin} already")
+            plan = plan_rules(rules, state, side, to or side)
+        else:
+            own = recognise_layout(state.tensors, side)
+            target = target or (own if to is None else twin_layout(to))
+            _refuse_no_change(source, side, to, own, target, same_layout)
+            architecture = choose_architecture(state.tensors, side, model)
+            plan = make_plan(
+                state, architecture, side,
+                target=target, abn=abn, aliases=aliases, drop_nonzero_bias=drop_nonzero_bias,
+            )  # fmt: skip
     except CheckpointError as error:
         note = ONNX_NOTE if contents.container == ONNX else error.note
         raise CheckpointError(f"{shown(source.name)}: {error.message}", note) from None
     batches = counters(plan, state.tensors) if side == "torch" else contents.batches
     if not all(0 <= count < 1 << 63 for count in batches.values()):
         raise CheckpointError(f"{shown(source.name)}: the counters of batches behind the tensors are damaged")
-    tensors = apply_plan(plan, state.tensors, batches)
+    if rules is None:
+        tensors = apply_plan(plan, state.tensors, batches)
+    else:
+        tensors = apply_rules(rules, state.tensors, side, plan.target.side, batches)
     contents.mapped.watch = phases("checking", sum(tensor.nbytes for tensor in state.tensors.values()))
     notes, loss = remarks(state, plan, contents.mapped.used), None
     if dtype is not None:

@@ -13,7 +13,9 @@ from stdc_parity.converters.layout import Layout, Place, find_reason, places, wh
 from stdc_parity.converters.pieces import array_pieces
 from stdc_parity.converters.statedict import Array
 
-Rule = Literal["copy", "transpose", "abs", "pair", "unpair", "drop", "create"]
+Rule = Literal[
+    "copy", "transpose", "abs", "pair", "unpair", "drop", "create", "permute", "reshape", "split", "pack"
+]  # fmt: skip
 
 ABN_EPS = 1e-5
 """InPlaceABN scales with |weight| + eps: upstream's modules/src/inplace_abn_cpu.cpp, `forward_cpu`."""
@@ -154,7 +156,7 @@ def _count(task: Task, name: str, come: Place | None, go: Place | None) -> Entry
     dropped = go is None or task.target.side == "paddle"
     if tensor.size != 1 or not dropped:
         check_shape(task, come, tensor.shape)
-    if tensor.size == 1 and not _is_count(tensor):
+    if tensor.size == 1 and not is_count(tensor):
         task.problems.append(f"{come.name}: {tensor.item()} is no number of batches")
     if go is None or dropped:
         gone = why_absent(task.target, name, task.architecture) or "Paddle's batch norm keeps no counter"
@@ -162,7 +164,7 @@ def _count(task: Task, name: str, come: Place | None, go: Place | None) -> Entry
     return Entry(come.name, go.name, "copy", "", tensor.shape, (), name)
 
 
-def _is_count(tensor: Array) -> bool:
+def is_count(tensor: Array) -> bool:
     """Whether the one value of a tensor is what a batch norm's counter can be."""
     value = np.float64(tensor.item())
     return bool(value == np.floor(value) and 0 <= value < 2.0**63)

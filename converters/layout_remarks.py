@@ -23,7 +23,7 @@ def layout_remarks(plan: Plan) -> Iterator[str]:
     for entry in lost:
         if not entry.reason.endswith(NO_BIAS):
             yield f"{shown(entry.source)} loses {entry.loss}."
-    ones = Counter((_what(entry), entry.reason) for entry in plan.entries if _is_of_one_layout(entry))
+    ones = Counter((_what(entry, plan), entry.reason) for entry in plan.entries if _is_of_one_layout(entry))
     yield from (f"{count} {what}: {reason}." for (what, reason), count in ones.items())
     yield from filter(None, (plan.source.caveat, plan.target.advice))
 
@@ -34,8 +34,10 @@ def _is_of_one_layout(entry: Entry) -> bool:
     return bool(entry.official and entry.rule in ("create", "drop") and not entry.loss and not aside)
 
 
-def _what(entry: Entry) -> str:
+def _what(entry: Entry, plan: Plan) -> str:
     what = "biases of zeros" if entry.reason.endswith(NO_BIAS) else "tensors"
     if entry.rule == "drop":
         return f"{what} left out"
+    if not plan.target.lines:  # a rules file's, which says what with
+        return f"{what} made up"
     return f"{what} made up" if entry.reason.endswith(NO_BIAS) else f"{what} made up (zeros, norms that do nothing)"

@@ -15,10 +15,21 @@ from stdc_parity.converters.convert import Conversion, open_state_dict, remarks
 from stdc_parity.converters.errors import ParityError, shown
 from stdc_parity.converters.hashing import Hashing
 from stdc_parity.converters.pieces import memory_of
-from stdc_parity.converters.plan import Entry, choose_architecture, make_plan, recognise, recognise_layout
+from stdc_parity.converters.plan import (
+    Entry,
+    Rule,
+    choose_architecture,
+    make_plan,
+    recognise,
+    recognise_layout,
+)
 from stdc_parity.converters.version import VERSION
 
 CERTIFICATE_SCHEMA = 1
+
+_CHANGES: Mapping[Rule, str] = {
+    "permute": "permuted", "reshape": "reshaped", "split": "split off", "pack": "packed", "create": "created",
+}  # fmt: skip
 
 
 def summary_lines(conversion: Conversion, targets: Sequence[Path]) -> Iterator[str]:
@@ -26,15 +37,15 @@ def summary_lines(conversion: Conversion, targets: Sequence[Path]) -> Iterator[s
     plan, state = conversion.plan, conversion.state
     layouts = "" if plan.is_between_twins else f", {plan.source.name} -> {plan.target.name}"
     yield f"{shown(conversion.source.name)}: {conversion.contents.container}, {plan.architecture.describe()}{layouts}"
-    kept = sum(entry.target is not None for entry in plan.entries)
     size = sum(array.nbytes for array in conversion.tensors.values())
     changed = [f"{plan.count('transpose')} transposed"] if plan.count("transpose") else []
-    changed += [f"{plan.count('create')} created"] if plan.count("create") else []
+    changed += [f"{plan.count(rule)} {word}" for rule, word in _CHANGES.items() if plan.count(rule)]
     aliases = sum(entry.reason.startswith("alias") and entry.target is None for entry in plan.entries)
     counters = sum((entry.source or "").endswith("num_batches_tracked") and not entry.reason.startswith("alias")
                    and entry.target is None for entry in plan.entries)  # fmt: skip
     changed += [f"{aliases} aliases dropped (equal bytes)"] if aliases else []
     changed += [f"{counters} batch counters dropped"] if counters else []
+    kept = len(conversion.tensors)
     yield f"{len(state.original)} tensors -> {kept} ({_megabytes(size)}); {', '.join(changed) or 'all copied'}"
     yield from conversion.remarks
     if targets and conversion.target_side == "paddle" and conversion.batches and targets[0].suffix.lower() == ".npz":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,11 +47,12 @@ class StateDict:
     dropped: Mapping[str, str]
 
 
-def find_state_dict(root: object, *, key: str | None = None) -> StateDict:
+def find_state_dict(root: object, *, key: str | None = None, known: Set[str] = frozenset()) -> StateDict:
     """The state dict in `root`, the object that a container holds.
 
     `key` is the path of keys to it ("ema", "checkpoint.model"); without it the root itself is taken if no
-    other candidate is larger, else the first of `WRAPPERS`, else the only candidate. Raises CheckpointError when
+    other candidate is larger, else the first of `WRAPPERS`, else the only candidate. Of the names with and without
+    wrappers' prefixes those are taken of which most are `known`, if any are. Raises CheckpointError when
     there is none or when several stand under unknown names, UsageError when `key` leads nowhere.
     """
     if not isinstance(root, Mapping):
@@ -73,8 +74,7 @@ def find_state_dict(root: object, *, key: str | None = None) -> StateDict:
             f"tensors of a kind that is not converted: {len(unsupported)}\n{lines}",
             note="Make them plain where they come from (.float(), .to_dense(), .dequantize()) and save again.",
         )
-    names = {name: _bare_name(name) for name in raw if isinstance(raw[name], np.ndarray)}
-    names = _strip_common(names)
+    names = _best_names([name for name in raw if isinstance(raw[name], np.ndarray)], known)
     _refuse_collisions(names)
     return StateDict(
         tensors={short: raw[name] for name, short in names.items()},  # type: ignore[misc]
@@ -126,11 +126,19 @@ def _bare_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in COMPONENTS)
 
 
-def _strip_common(names: dict[str, str]) -> dict[str, str]:
-    """The names without the prefixes that all of them have."""
+def _strip_common(names: dict[str, str]) -> Iterator[dict[str, str]]:
+    """The names, then without each of the prefixes that all of them have."""
+    yield names
     while prefix := next((p for p in PREFIXES if names and all(s.startswith(p) for s in names.values())), ""):
         names = {name: short.removeprefix(prefix) for name, short in names.items()}
-    return names
+        yield names
+
+
+def _best_names(names: list[str], known: Set[str]) -> dict[str, str]:
+    """Each name as it is taken: without any prefix of wrappers, unless more are known with some of them."""
+    bare = list(_strip_common({name: _bare_name(name) for name in names}))
+    candidates = [*reversed(bare), {name: name for name in names}]
+    return max(candidates, key=lambda each: len(known & set(each.values())))  # the first of the best
 
 
 def _refuse_collisions(names: Mapping[str, str]) -> None:

@@ -11,12 +11,14 @@ from stdc_parity.converters.casting import DTYPES
 from stdc_parity.converters.certificate import against_certificate, read_certificate
 from stdc_parity.converters.closeness import gap_between
 from stdc_parity.converters.containers import Contents
-from stdc_parity.converters.convert import Conversion, open_state_dict, plan_conversion
+from stdc_parity.converters.convert import Conversion, open_state_dict, other, plan_conversion
 from stdc_parity.converters.diff_report import describe_gap
 from stdc_parity.converters.errors import shown
 from stdc_parity.converters.layouts import get_layout
 from stdc_parity.converters.pieces import Phases, no_phases
 from stdc_parity.converters.plan import Abn, Plan, recognise_layout
+from stdc_parity.converters.rules import Rules
+from stdc_parity.converters.rules_plan import side_of
 from stdc_parity.converters.sniffing import NPZ
 from stdc_parity.converters.statedict import Array, StateDict
 
@@ -58,21 +60,24 @@ def verify(
     abn: Abn | None = None,
     layout: str | None = None,
     dtype: str | None = None,
+    rules: Rules | None = None,
     phases: Phases = no_phases,
 ) -> Verification:
     """Convert `source` in memory and hold `target` against the result, key by key and bit for bit.
 
-    The options are those of the conversion; `layout` is the target's, by default the one that its names have.
+    The options are those of the conversion; `layout` is the target's, by default the one that its names have;
+    `rules`, if it had some, stand for a layout.
     With a certificate both files' hashes and every key's are held against that too, and options that are not
     given are taken from it. Raises CheckpointError if a file cannot be read or converted, UsageError for
     options that do not fit.
     """
     certified = None if certificate is None else read_certificate(certificate)
-    contents, held, side = open_state_dict(target)
+    contents, held, side = open_state_dict(target, rules=rules)
     given = {"model": model, "key": key, "member": member, "abn": abn, "dtype": dtype, "layout": layout}
     if certified is not None:
         given = {name: certified.options().get(name) if value is None else value for name, value in given.items()}
-    conversion = _planned(source, side, held, given, phases)
+    conversion = _planned(source, side, held, given, rules, phases)
+    side = conversion.target_side
     counts = side == "paddle" and contents.container != NPZ  # which has no place for counters
     size = sum(tensor.nbytes for tensor in conversion.tensors.values())
     conversion.contents.mapped.watch = phases("comparing", size)
@@ -101,9 +106,16 @@ def _planned(
     side: Any,
     held: StateDict,
     given: dict[str, Any],
+    rules: Rules | None,
     phases: Phases,
 ) -> Conversion:
     """The conversion of `source` to what `held` is: with aliases if it has some."""
+    if rules is not None:
+        options = {name: given[name] for name in ("key", "member", "dtype")}
+        own = open_state_dict(source, options["key"], options["member"], rules=rules)[2]
+        went_across = side_of(rules, held.tensors, other(own)) != own
+        to = other(own) if went_across else None
+        return plan_conversion(source, to, rules=rules, phases=phases, **options)
     name, abn, options = given.pop("layout"), given.pop("abn") or "auto", {**given}
     layout = recognise_layout(held.tensors, side) if name is None else get_layout(name)
     options |= {"target": layout, "abn": abn, "drop_nonzero_bias": True, "phases": phases}
