@@ -10,7 +10,16 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
-__all__ = ["BatchNorm2d", "kaiming_normal_", "make_conv", "make_linear", "normal_"]
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "kaiming_normal_",
+    "make_conv",
+    "make_conv1d",
+    "make_linear",
+    "make_zeros",
+    "normal_",
+]
 
 
 def make_conv(
@@ -41,6 +50,17 @@ def make_conv(
     )
 
 
+def make_conv1d(in_planes: int, out_planes: int, bias: bool = True) -> nn.Conv1D:
+    """Build a convolution of kernel 1 over (n, in_planes, w), initialised as PyTorch does by default."""
+    fill = uniform(in_planes)
+    return nn.Conv1D(in_planes, out_planes, 1, weight_attr=fill, bias_attr=fill if bias else False)
+
+
+def make_zeros(count: int) -> Tensor:
+    """Build a parameter (count,) of zeros."""
+    return paddle.create_parameter([count], "float32", default_initializer=nn.initializer.Constant(0.0))
+
+
 def make_linear(in_features: int, out_features: int) -> nn.Linear:
     """Build a linear layer with a bias, initialised as PyTorch does by default."""
     fill = uniform(in_features)
@@ -64,36 +84,53 @@ class BatchNorm2d(nn.BatchNorm2D):
       small, float64 logits are then off by as much as 4e-8 of scale.
     """
 
-    def __init__(self, num_features: int) -> None:
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         """Take PyTorch's defaults: eps 1e-5, and momentum 0.1, which Paddle counts the other way round."""
-        super().__init__(num_features, momentum=0.9, epsilon=1e-5)
+        super().__init__(num_features, momentum=0.9, epsilon=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (n, c, h, w) of either float type; in train mode move the running statistics.
 
         Raises ValueError in train mode if there is one value a channel, as PyTorch does (Paddle does not).
         """
-        epsilon = float(np.float32(self._epsilon))  # what the kernel will add to the variance
-        if not self.training:
-            variance = self._variance + (self._epsilon - epsilon)
-            return F.batch_norm(x, self._mean, variance, self.weight, self.bias, epsilon=epsilon)
-        count = x.shape[0] * x.shape[2] * x.shape[3]
-        if count == 1:
-            raise ValueError(f"Expected more than 1 value per channel when training, got input {x.shape}")
-        # To normalise scale * x with scale^2 * eps is to normalise x with eps. In float32 scale rounds to 1.
-        scale = math.sqrt(epsilon / self._epsilon) if x.dtype == paddle.float64 else 1.0
-        scaled = x if scale == 1.0 else x * scale
-        # With momentum 0 the kernel leaves the batch's own statistics in the two buffers it is given.
-        mean, variance = paddle.zeros_like(self._mean), paddle.zeros_like(self._variance)
-        out = F.batch_norm(
-            scaled, mean, variance, self.weight, self.bias, training=True, momentum=0.0, epsilon=epsilon
-        )
-        with paddle.no_grad():
-            keep, take = self._momentum, 1.0 - self._momentum
-            unbiased = variance * (count / (count - 1) / scale**2)
-            self._mean.set_value(keep * self._mean + take / scale * mean)
-            self._variance.set_value(keep * self._variance + take * unbiased)
-        return out
+        return normalise(self, x)
+
+
+class BatchNorm1d(nn.BatchNorm1D):
+    """Batch norm of x (n, c) or (n, c, w) that computes what `torch.nn.BatchNorm1d` does, as `BatchNorm2d`."""
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        """Take PyTorch's defaults, as `BatchNorm2d`."""
+        super().__init__(num_features, momentum=0.9, epsilon=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x as `BatchNorm2d` does."""
+        return normalise(self, x)
+
+
+def normalise(norm: BatchNorm1d | BatchNorm2d, x: Tensor) -> Tensor:
+    """Apply a batch norm as PyTorch does."""
+    epsilon = float(np.float32(norm._epsilon))  # what the kernel will add to the variance
+    if not norm.training:
+        variance = norm._variance + (norm._epsilon - epsilon)
+        return F.batch_norm(x, norm._mean, variance, norm.weight, norm.bias, epsilon=epsilon)
+    count = x.shape[0] * math.prod(x.shape[2:])
+    if count == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input {x.shape}")
+    # To normalise scale * x with scale^2 * eps is to normalise x with eps. In float32 scale rounds to 1.
+    scale = math.sqrt(epsilon / norm._epsilon) if x.dtype == paddle.float64 else 1.0
+    scaled = x if scale == 1.0 else x * scale
+    # With momentum 0 the kernel leaves the batch's own statistics in the two buffers it is given.
+    mean, variance = paddle.zeros_like(norm._mean), paddle.zeros_like(norm._variance)
+    out = F.batch_norm(
+        scaled, mean, variance, norm.weight, norm.bias, training=True, momentum=0.0, epsilon=epsilon
+    )
+    with paddle.no_grad():
+        keep, take = norm._momentum, 1.0 - norm._momentum
+        unbiased = variance * (count / (count - 1) / scale**2)
+        norm._mean.set_value(keep * norm._mean + take / scale * mean)
+        norm._variance.set_value(keep * norm._variance + take * unbiased)
+    return out
 
 
 def kaiming_normal_(weight: Tensor, a: float = 0.0, mode: str = "fan_in") -> None:

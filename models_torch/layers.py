@@ -4,11 +4,21 @@ The official code normalises with `torch.nn.BatchNorm2d` (momentum 0.1, eps 1e-5
 are PyTorch's initialisers.
 """
 
+import torch
 from torch import nn
-from torch.nn import BatchNorm2d
+from torch.nn import BatchNorm1d, BatchNorm2d
 from torch.nn.init import kaiming_normal_, normal_
 
-__all__ = ["BatchNorm2d", "kaiming_normal_", "make_conv", "make_linear", "normal_"]
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "kaiming_normal_",
+    "make_conv",
+    "make_conv1d",
+    "make_linear",
+    "make_zeros",
+    "normal_",
+]
 
 
 def make_conv(
@@ -26,6 +36,16 @@ def make_conv(
     """
     padding = dilation * (kernel // 2)
     return nn.Conv2d(in_planes, out_planes, kernel, stride, padding, dilation, groups, bias)
+
+
+def make_conv1d(in_planes: int, out_planes: int, bias: bool = True) -> nn.Conv1d:
+    """Build a convolution of kernel 1 over (n, in_planes, w), initialised as PyTorch does by default."""
+    return nn.Conv1d(in_planes, out_planes, 1, bias=bias)
+
+
+def make_zeros(count: int) -> nn.Parameter:
+    """Build a parameter (count,) of zeros."""
+    return nn.Parameter(torch.zeros(count))
 
 
 def make_linear(in_features: int, out_features: int) -> nn.Linear:

@@ -18,6 +18,7 @@ from stdc_parity.models_torch import stdcnet as torch_nets
 
 ROOT = Path(__file__).parents[1]
 OFFICIAL = json.loads(files("stdc_parity.fixtures").joinpath("official_stdc.json").read_text())
+DILATED = [f"{name}.py" for name in ("heads", "pspnet", "deeplabv3", "glore", "ginet")]
 ALIASES = ("x2.", "x4.", "x8.", "x16.", "x32.")
 # All that may differ between twin files, torch idiom first.
 IDIOMS = {
@@ -31,10 +32,16 @@ IDIOMS = {
     "nn.Conv2d": "nn.Conv2D",
     "nn.BatchNorm1d": "nn.BatchNorm1D",
     "nn.MaxPool2d": "nn.MaxPool2D",
+    "nn.Dropout2d": "nn.Dropout2D",
+    "nn.AdaptiveAvgPool2d": "nn.AdaptiveAvgPool2D",
+    "nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)": (
+        "nn.AvgPool2D(stride, stride, ceil_mode=True)"
+    ),
     "nn.AvgPool2d(kernel_size=3, stride=2, padding=1)": (
         "nn.AvgPool2D(kernel_size=3, stride=2, padding=1, exclusive=False)"
     ),
     "bias=False": "bias_attr=False",
+    "torch.zeros(": "paddle.zeros(",
     "torch.cat(": "paddle.concat(",
     "Tensor, cat, nn": "Tensor, concat, nn",
     "(cat(": "(concat(",
@@ -102,7 +109,7 @@ def test_state_dicts_hold_the_official_keys_without_aliases(name):
     assert {k: list(v.shape) for k, v in theirs.state_dict().items()} == expected
 
 
-@pytest.mark.parametrize("file", ["stdcnet.py", "stdcseg.py", "resnet.py"])
+@pytest.mark.parametrize("file", ["stdcnet.py", "stdcseg.py", "resnet.py", *DILATED])
 def test_twin_files_differ_in_framework_idioms_only(file):
     source = (ROOT / "models_torch" / file).read_text(encoding="utf-8")
     for idiom, other in IDIOMS.items():
