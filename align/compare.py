@@ -122,7 +122,7 @@ def judge_isolated(
         blamed = blame(comparisons)
         blamed += uncalled(result.comparisons, blamed)
     else:
-        blamed = own(comparisons, rung.follows, by_place=rung.by_place)
+        blamed = own(comparisons, rung.table(pair), by_place=rung.by_place)
     result = set_apart(replace(result, blamed=blamed, isolated=True, parts=comparisons), known)
     return replace(result, comparisons=comparisons) if result.blocked_by and result.blamed else result
 

@@ -23,6 +23,13 @@ def count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
+def describe_left_out(result: RunResult) -> Iterator[str]:
+    """A line for each reason for which rungs were left out: "data, metric: left out, …"."""
+    for reason in dict.fromkeys(result.left_out.values()):
+        names = [name for name, each in result.left_out.items() if each == reason]
+        yield f"{', '.join(names)}: left out, {reason}"
+
+
 def waived_taps(stage: StageResult) -> int:
     """How many of a rung's taps fail and are waived."""
     return sum(c.verdict is Verdict.WAIVED for c in stage.comparisons)

@@ -144,7 +144,7 @@ def _pictures(
             return []
         label = label[0] if label is not None and label.shape == a.shape else None
         return _of_classes(
-            {side: array[0] for side, array in arrays.items()}, _scene(comparison, spec), label
+            {side: array[0] for side, array in arrays.items()}, _scene(comparison, spec, pair), label
         )
     if a.ndim != 4 or a.shape != b.shape or a.dtype.kind != "f" or min(a.shape[2:]) < 2:
         return []
@@ -157,11 +157,14 @@ def _pictures(
     return [error]
 
 
-def _scene(comparison: Comparison, spec: RunSpec) -> Array | None:
+def _scene(comparison: Comparison, spec: RunSpec, pair: Pair) -> Array | None:
     """The scene of a prediction, RGB uint8 (h, w, 3); None if the tap is of none, or of another size."""
     found = re.match(r"scene (\d{1,6}) ", comparison.tap)
-    if found is None or comparison.shape[1:] != spec.size:
+    if found is None or comparison.shape[1:] != spec.size or pair.recipe is None:
         return None
+    if pair.recipe.case is not None:  # images of the pair's own
+        (image, *_), _ = pair.recipe.case(replace(spec, batch=1), int(found[1]))
+        return _to_rgb(image[0].transpose(1, 2, 0)) if image.ndim == 4 and image.shape[1] == 3 else None
     drawn: Array = scenes.scene(spec.seed, int(found[1]), spec.size)[0]
     return drawn
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from stdc_parity.align.judge import Tolerance
-from stdc_parity.align.localise import Follows
+from stdc_parity.align.pair import Follows, Pair, PartName
 from stdc_parity.align.record import Record, Tap
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
@@ -62,7 +62,8 @@ class Rung:
     """One stage of the ladder.
 
     `needs` are the rungs that must hold before it means anything as a whole. `arbitrated` rungs ask float64
-    about what exceeds the tolerance; `recipe` ones need the pair's recipe. `isolated` ones can run their parts
+    about what exceeds the tolerance. `parts` are those that the pair's recipe must have, `draws` says that it takes
+    batches as the recipe draws them. `isolated` ones can run their parts
     by themselves, on what the reference's had; those with `modules` have a network's for parts. `rule` gives
     the tolerance of each tap where the user's does not apply. `by_place` says that what a tap is named by is
     the place where it was taken, and `follows` which taps of one side follow from which.
@@ -72,7 +73,8 @@ class Rung:
     stage: str
     about: str
     needs: tuple[str, ...] = ()
-    recipe: bool = True
+    parts: tuple[PartName, ...] = ()
+    draws: bool = True
     arbitrated: bool = False
     isolated: bool = False
     modules: bool = False
@@ -80,6 +82,11 @@ class Rung:
     rule: Callable[[Tap], Tolerance] | None = None
     by_place: bool = False
     follows: Follows = ()
+
+    def table(self, pair: Pair) -> Follows:
+        """What follows from what, the pair's own rows for its loss first."""
+        part = pair.recipe.loss if pair.recipe is not None and self.stage == loss.STAGE else None
+        return (*(part.follows if part is not None else ()), *self.follows)
 
     def spec(self, spec: RunSpec) -> RunSpec:
         """The run's options as this rung takes them: its mode, and at least two images where it trains.
@@ -110,13 +117,14 @@ RUNGS: Mapping[str, Rung] = {
             "weights",
             weights.STAGE,
             "the loaded networks, tensor by tensor",
-            recipe=False,
+            draws=False,
             rule=lambda tap: EXACT,
         ),
         Rung(
             "data",
             data.STAGE,
             "samples after each transform, then batches",
+            parts=("data",),
             isolated=True,
             trains=True,
             rule=lambda tap: EXACT,
@@ -132,7 +140,7 @@ RUNGS: Mapping[str, Rung] = {
             forward.STAGE,
             "taps in eval mode",
             ("weights",),
-            recipe=False,
+            draws=False,
             arbitrated=True,
             isolated=True,
             modules=True,
@@ -142,7 +150,7 @@ RUNGS: Mapping[str, Rung] = {
             forward.STAGE,
             "taps in train mode, and the running statistics after the pass",
             ("weights",),
-            recipe=False,
+            draws=False,
             arbitrated=True,
             isolated=True,
             modules=True,
@@ -154,14 +162,14 @@ RUNGS: Mapping[str, Rung] = {
             "the loss's terms and targets on given logits",
             arbitrated=True,
             trains=True,
-            follows=((r"total", r".*"), (r"(bce|dice)\d+", r"detail.*"), (r"detail targets.*", r"detail.*")),
+            parts=("loss",),
+            follows=((r"total", r".*"),),
         ),
         Rung(
             "backward",
             backward.STAGE,
             "gradients from the loss back",
             ("weights", "forward-train", "loss"),
-            recipe=False,
             arbitrated=True,
             isolated=True,
             modules=True,
@@ -172,6 +180,7 @@ RUNGS: Mapping[str, Rung] = {
             optimizer.STAGE,
             "parameters, momentum and settings after one step and more",
             ("weights",),
+            parts=("optimizer",),
             trains=True,
             rule=_optimizer_rule,
             by_place=True,
@@ -180,6 +189,7 @@ RUNGS: Mapping[str, Rung] = {
             "schedule",
             schedule.STAGE,
             "every group's learning rate over a whole run",
+            parts=("schedule",),
             trains=True,
             rule=lambda tap: Tolerance(atol=0.0, rtol=1e-12),
         ),
@@ -188,6 +198,7 @@ RUNGS: Mapping[str, Rung] = {
             metric.STAGE,
             "confusion matrices, IoU and accuracy over scenes",
             ("weights", "forward"),
+            parts=("metric",),
             isolated=True,
             by_place=True,
             follows=(
@@ -203,6 +214,7 @@ RUNGS: Mapping[str, Rung] = {
             train.STAGE,
             "a short training against its control",
             ("weights", "backward", "optimizer"),
+            parts=("loss", "optimizer"),
             trains=True,
             by_place=True,
             follows=((r".*", r".*"),),

@@ -42,7 +42,7 @@ def resolve(spec: RunSpec) -> tuple[Pair, Source | None]:
             raise UsageError("--converted needs --weights: the checkpoint that it was converted from")
         return find_pair(spec.pair, base=spec.base), None
     source = open_source(spec.weights, spec.key)
-    pair = find_pair(spec.pair, source.architecture, int(source.architecture.facts["base"]))
+    pair = find_pair(spec.pair, source.architecture, int(source.architecture.facts.get("base", spec.base)))
     name = source.architecture.name
     if name != pair.name and name not in pair.parts:
         raise UsageError(
@@ -52,15 +52,13 @@ def resolve(spec: RunSpec) -> tuple[Pair, Source | None]:
     return pair, Source(source.state, source.side, source.architecture, pair.parts.get(name, ""))
 
 
-def describe_weights(spec: RunSpec, source: Source | None) -> str:
-    """Where the weights come from, in words."""
+def describe_weights(spec: RunSpec, source: Source | None, pair: Pair) -> str:
+    """Where the weights of the pair come from, in words."""
     if source is None:
         return f"seeded weights (seed {spec.seed})"
-    remark = (
-        f", the rest seeded (seed {spec.seed})"
-        if source.part or not source.architecture.facts["imagenet_head"]
-        else ""
-    )
+    given = {source.part + name for name in source.architecture.tensors}
+    whole = pair.architecture is None or set(pair.architecture.tensors) <= given
+    remark = "" if whole else f", the rest seeded (seed {spec.seed})"
     files = f"{spec.weights} and {spec.converted}" if spec.converted else spec.weights
     return f"{files}: {source.architecture.describe()}{remark}"
 
@@ -68,7 +66,7 @@ def describe_weights(spec: RunSpec, source: Source | None) -> str:
 def side_weights(side: Side, spec: RunSpec) -> tuple[dict[str, Array], dict[str, Array]]:
     """The tensors that `side`'s network loads, and what both sides' weights are by their official names.
 
-    Tensors that a checkpoint leaves open (a backbone's alone, or one without its ImageNet head) are seeded.
+    Tensors that a checkpoint leaves open (those of a part alone) are seeded.
     Batch counters are not among the official ones: Paddle has none. The pair must have an architecture.
     """
     pair, source = resolve(spec)

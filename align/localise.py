@@ -11,10 +11,8 @@ import re
 from collections.abc import Sequence
 
 from stdc_parity.align.judge import failing
+from stdc_parity.align.pair import Follows
 from stdc_parity.align.result import Comparison, badness
-
-Follows = Sequence[tuple[str, str]]
-"""Rows of (taps, what they follow from), as regular expressions for whole names."""
 
 
 def blame(isolated: Sequence[Comparison]) -> list[Comparison]:

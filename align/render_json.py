@@ -36,6 +36,7 @@ def to_json(result: RunResult) -> dict[str, Any]:
         "weights": result.weights,
         "spec": result.spec.to_json(),
         "groups": list(result.groups),
+        "left_out": dict(result.left_out),
         "stages": [_stage(stage) for stage in result.stages],
         "waivers": [_use(use) for use in result.waivers],
         "baseline": None if result.baseline is None else _baseline(result.baseline),

@@ -6,7 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from stdc_parity.align.describe import describe_baseline, describe_run, describe_waivers, waived_taps
+from stdc_parity.align.describe import (
+    describe_baseline,
+    describe_left_out,
+    describe_run,
+    describe_waivers,
+    waived_taps,
+)
 from stdc_parity.align.environment import describe_last_words, list_environment
 from stdc_parity.align.render_terminal import (
     describe_again,
@@ -57,6 +63,9 @@ def _blocks(result: RunResult) -> Iterator[list[str]]:
     yield [f"{weights} · {spec.size[0]}x{spec.size[1]} · {spec.dtype} · seed {spec.seed}"]
     head = ["| rung | verdict | taps | differ | worst tap | of scale |", "|---|---|---:|---:|---|---:|"]
     yield [*head, *(_row(stage) for stage in result.stages)]
+    left_out = [_cell(line) for line in describe_left_out(result)]
+    if left_out:
+        yield left_out
     yield from _accepted(result)
     found = list(describe_own(result))
     if len(found) > 1:

@@ -7,7 +7,13 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from stdc_parity.align.describe import describe_baseline, describe_run, describe_waivers, waived_taps
+from stdc_parity.align.describe import (
+    describe_baseline,
+    describe_left_out,
+    describe_run,
+    describe_waivers,
+    waived_taps,
+)
 from stdc_parity.align.ladder import RUNGS
 from stdc_parity.align.result import Comparison, RunResult, StageResult, Verdict, badness
 from stdc_parity.converters.errors import shown
@@ -43,7 +49,7 @@ def render(result: RunResult, console: Console, *, verbose: bool = False) -> Non
         f"{side} {each.get(side)}, {_threads(each.get('threads'))}" for side, each in facts.items()
     ]
     console.print(Text(" · ".join(sides)), style="dim", soft_wrap=True)
-    if len(result.stages) == 1:
+    if len(result.stages) == 1 and not result.left_out:
         _render_stage(result.stages[0], result, console, verbose)
     else:
         _render_ladder(result, console, verbose)
@@ -77,6 +83,8 @@ def _render_ladder(result: RunResult, console: Console, verbose: bool) -> None:
     for stage in result.stages:
         line = Text(f"  {stage.stage:<14}").append(f"{stage.verdict.value:<9}", COLOURS[stage.verdict])
         console.print(line.append(_summary(stage)), soft_wrap=True)
+    for each in describe_left_out(result):
+        console.print(Text(f"  {each}"), style="dim", soft_wrap=True)
     for stage in result.stages:
         if verbose or stage.verdict is Verdict.DIVERGED:
             console.print(Text(f"\n{stage.stage}"), style="bold")

@@ -230,7 +230,8 @@ class RunResult:
     """One run: what was asked, with which weights, and a result for every rung that was climbed.
 
     `groups` are the dotted paths of the network's stages, in execution order: a table has a row for each.
-    `waivers` says what became of each waiver, `baseline` what changed since an accepted run.
+    `waivers` says what became of each waiver, `baseline` what changed since an accepted run. `left_out` are the
+    rungs that were asked for and that the pair cannot climb, each with the reason.
     """
 
     spec: RunSpec
@@ -239,6 +240,7 @@ class RunResult:
     stages: Sequence[StageResult]
     waivers: Sequence[WaiverUse] = ()
     baseline: BaselineResult | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:

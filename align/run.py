@@ -128,10 +128,11 @@ def climb(
 ) -> RunResult:
     """`run_rungs` with processes that are open already; `stop_early` ends it with the first rung that fails."""
     pair, source = resolve(spec)  # while the sides import
-    names = possible_rungs(names, pair, spec.size)
-    said = describe_weights(spec, source)
+    possible = possible_rungs(names, pair, spec.size)
+    said = describe_weights(spec, source, pair)
     options = {"stop_early": stop_early, "evidence": evidence}
-    return climb_pair(processes, names, spec, judging, pair, said, progress, repro=repro, **options)
+    result = climb_pair(processes, possible, spec, judging, pair, said, progress, repro=repro, **options)
+    return replace(result, left_out=left_out(names, pair))
 
 
 def climb_pair(
@@ -168,16 +169,21 @@ def possible_rungs(names: Sequence[str], pair: Pair, size: tuple[int, int]) -> l
 
     Raises UsageError if that is none, and for a size that scenes cannot be drawn at.
     """
-    draws = pair.recipe is not None and any(RUNGS[name].recipe or name == "backward" for name in names)
-    if draws and (size[0] < SMALLEST[0] or size[1] < SMALLEST[1]):
+    drawn = pair.recipe is not None and pair.recipe.case is None and any(RUNGS[name].draws for name in names)
+    if drawn and (size[0] < SMALLEST[0] or size[1] < SMALLEST[1]):
         raise UsageError(f"--size {size[0]}x{size[1]}: the smallest scene is {SMALLEST[0]}x{SMALLEST[1]}")
-    possible = [name for name in names if pair.recipe is not None or not RUNGS[name].recipe]
+    possible = [name for name in names if not pair.lacks(RUNGS[name].parts)]
     if not possible:
-        without = [name for name, rung in RUNGS.items() if not rung.recipe]
-        raise UsageError(
-            f"{pair.name} has no training recipe, so no {names[0]} stage", f"It has {', '.join(without)}."
-        )
+        lacking = " and no ".join(pair.lacks(RUNGS[names[0]].parts))
+        has = [name for name, rung in RUNGS.items() if not pair.lacks(rung.parts)]
+        raise UsageError(f"{pair.name} has no {lacking}, so no {names[0]} stage", f"It has {', '.join(has)}.")
     return possible
+
+
+def left_out(names: Sequence[str], pair: Pair) -> dict[str, str]:
+    """Those of `names` that the pair cannot climb, each with the parts that it lacks."""
+    lacking = {name: pair.lacks(RUNGS[name].parts) for name in names}
+    return {name: f"the pair has no {' and no '.join(parts)}" for name, parts in lacking.items() if parts}
 
 
 @dataclass(frozen=True)
@@ -207,7 +213,7 @@ class _Climb:
             progress.begin(rung.name, "part by part")
             result = self._isolated(rung, result, spec)
         if not rung.modules and not result and not result.blamed:
-            found = own(result.comparisons, rung.follows, by_place=rung.by_place)
+            found = own(result.comparisons, rung.table(self.pair), by_place=rung.by_place)
             result = set_apart(replace(result, blamed=found[:1] if rung.isolated else found), self._named)
         failed = not result and not result.failures
         bench = self._bench(rung, replace(spec, size=min(spec.size, SMALL)), self.folder)

@@ -11,7 +11,7 @@ import numpy as np
 
 from stdc_parity.align.framework import Array, Framework, Network
 from stdc_parity.align.load import build_network, resolve, seeded_state, side_weights
-from stdc_parity.align.pair import Pair, Recipe
+from stdc_parity.align.pair import Pair, Place, Recipe
 from stdc_parity.align.record import Record, hash_arrays
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.converters.architecture import is_transposed
@@ -102,46 +102,65 @@ class Session:
         """The pair of `spec`, with the numbers of its checkpoint."""
         return self._loaded(spec)[0]
 
-    def part(self, spec: RunSpec, module: str) -> Any:
-        """This side's module of the pair's recipe: "losses", "optim", "metrics", "data", "transforms"."""
-        recipe = self.recipe(spec)
-        part: Any = importlib.import_module(f"{recipe.modules[self.framework.SIDE]}.{module}")
-        return change_part(part, module, planted(self.framework.SIDE, spec.plant))
+    def module(self, spec: RunSpec, place: Place) -> Any:
+        """This side's module of a place, with the bugs that are planted in it: a module of its own then."""
+        name = place[self.framework.SIDE].partition(":")[0]
+        part: Any = importlib.import_module(name)
+        return change_part(part, name.rpartition(".")[2], planted(self.framework.SIDE, spec.plant))
+
+    def part(self, spec: RunSpec, place: Place) -> Any:
+        """What is at `place` on this side: something in a module, or a module."""
+        name = place[self.framework.SIDE].partition(":")[2]
+        module = self.module(spec, place)
+        return getattr(module, name) if name else module
 
     def inputs(self, spec: RunSpec) -> list[Array]:
         """What the network of `spec` is called with; floating-point arrays are in its dtype."""
         draw = self.pair(spec).inputs
         arrays = draw(spec) if draw is not None else (seeded_image(spec.size, spec.batch, spec.seed),)
-        return [array.astype(spec.dtype) if array.dtype.kind == "f" else array for array in arrays]
+        return [_in_dtype(array, spec) for array in arrays]
 
     def recipe(self, spec: RunSpec) -> Recipe:
-        """The pair's recipe. Raises UsageError if it has none."""
+        """The pair's recipe, an empty one if it has none."""
+        return self.pair(spec).recipe or Recipe()
+
+    def classes(self, spec: RunSpec) -> int:
+        """The number of classes of the pair's recipe. Raises UsageError if it says none."""
+        classes = self.recipe(spec).num_classes
+        if classes is None:
+            raise UsageError(f"the pair {spec.pair} does not say its num_classes", "Say it in its Recipe.")
+        return classes
+
+    def training_case(self, spec: RunSpec, first: int = 0) -> tuple[list[Array], Array]:
+        """The inputs of a training step and its target, from item number `first` on.
+
+        Those of the recipe's case, by default scenes and labels; without a recipe plain inputs and no target.
+        Floating-point inputs are in the dtype of `spec`. Raises UsageError as `scenes` does.
+        """
         recipe = self.pair(spec).recipe
         if recipe is None:
-            raise UsageError(
-                f"the pair {spec.pair} has no training recipe", "Its stages are weights and forward."
-            )
-        return recipe
-
-    def training_case(self, spec: RunSpec) -> tuple[list[Array], Array]:
-        """The inputs of a training step and its target: scenes and labels, or plain inputs without a recipe."""
-        if self.pair(spec).recipe is None:
             return self.inputs(spec), np.zeros(1)
-        images, labels = self.scenes(spec)
+        if recipe.case is not None:
+            arrays, target = recipe.case(spec, first)
+            return [_in_dtype(array, spec) for array in arrays], target
+        images, labels = self.scenes(spec, first)
         return [images], labels
 
     def scenes(self, spec: RunSpec, first: int = 0) -> tuple[Array, Array]:
         """A batch of street-like scenes from number `first` on.
 
-        Images (batch, 3, height, width) in the dtype of `spec`, train ids int64 (batch, height, width).
-        Raises UsageError for a size that is too small for a scene.
+        Images (batch, 3, height, width) in the dtype of `spec`, train ids int64 (batch, height, width), those that
+        the recipe has no class for being its ignored label. Raises UsageError for a size that is too small for a
+        scene.
         """
         try:
             drawn = [scenes.scene(spec.seed, first + i, spec.size) for i in range(spec.batch)]
         except ValueError as error:
             raise UsageError(f"--size: {error}") from None
+        recipe = self.recipe(spec)
         images = np.stack([normalised(rgb) for rgb, _ in drawn]).astype(spec.dtype)
-        return images, np.stack([scenes.train_ids(ids) for _, ids in drawn]).astype(np.int64)
+        labels = np.stack([scenes.train_ids(ids) for _, ids in drawn]).astype(np.int64)
+        return images, np.where(labels < (recipe.num_classes or 255), labels, recipe.ignored)
 
     def facts(self, spec: RunSpec) -> dict[str, object]:
         """What a record of `spec` says about its run."""
@@ -163,6 +182,10 @@ class Session:
                 tensors, official = side_weights(self.framework.SIDE, spec)
                 self._weights[key] = (pair, tensors, hash_arrays(official))
         return self._weights[key]
+
+
+def _in_dtype(array: Array, spec: RunSpec) -> Array:
+    return array.astype(spec.dtype) if array.dtype.kind == "f" else array
 
 
 def _make_room(kept: dict[Any, Any]) -> None:

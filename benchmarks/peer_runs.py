@@ -34,7 +34,7 @@ from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.align.stages.forward import call, outputs_of
 from stdc_parity.align.stages.loss import build_loss
-from stdc_parity.align.stages.optimizer import LR, build_optimizer
+from stdc_parity.align.stages.optimizer import base_rate, build_optimizer
 from stdc_parity.fixtures.portbugs.catalogue import ENTRIES
 
 LOGS = Path(sys.path[0], "diff_log")
@@ -192,7 +192,7 @@ class PaDiff:
                 loss, target = build_loss(session, spec), framework.to_tensor(labels)
                 losses[side] = _total(loss, target)
                 if phase == "steps":
-                    steps[side] = _step(build_optimizer(session, spec, network, loss, LR))
+                    steps[side] = _step(build_optimizer(session, spec, network, loss, base_rate(session, spec)))
             given = framework.to_tensor if phase == "steps" else _with_gradient(framework)
             inputs[side] = {f"x{i}": given(array) for i, array in enumerate(arrays)}
             once = self._called_once(spec)

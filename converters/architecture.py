@@ -35,6 +35,7 @@ class Architecture:
     norm modules that the published checkpoints were trained with as InPlaceABN. `other_norms` are the
     norms that stayed plain batch norms in them: they tell an InPlaceABN checkpoint from one that merely
     lost its counters. `groups` are the numbers of the blocks of each stage, by its stride ("8x").
+    `family` is the name of the networks that it belongs to, `words` are what `describe` says of it, in order.
     """
 
     name: str
@@ -44,16 +45,12 @@ class Architecture:
     abn_norms: frozenset[str]
     other_norms: frozenset[str]
     groups: Mapping[str, range] = field(default_factory=dict)
+    family: str = ""
+    words: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """`stdc2-seg (19 classes, base 64, cat blocks, with ImageNet head)`: one line for people."""
-        facts = self.facts
-        if "base" not in facts:
-            return self.name
-        words = [f"{facts['num_classes']} classes"] if facts.get("num_classes") else []
-        words += [f"base {facts['base']}", f"{facts['block']} blocks"]
-        words += ["with ImageNet head" if facts["imagenet_head"] else "without ImageNet head"]
-        return f"{self.name} ({', '.join(words)})"
+        return f"{self.name} ({', '.join(self.words)})" if self.words else self.name
 
 
 def is_transposed(side: Side, kind: Kind) -> bool:

@@ -64,8 +64,8 @@ class Layout:
     `facts` are those that an architecture must have to fit. `abn` says that its checkpoints may hold InPlaceABN
     weights, `aliases` that they may hold a stage's tensors a second time, as the official or Paddle's twin does.
     `older` are modules of the layout that files of older releases hold beside, with the reason why they are left
-    out. `advice` is what whoever loads a written file has to do, `caveat` what its checkpoints may compute otherwise
-    elsewhere, a sentence each.
+    out. `family` names the networks that its table is for, "" for any. `advice` is what whoever loads a written file
+    has to do, `caveat` what its checkpoints may compute otherwise elsewhere, a sentence each.
     """
 
     name: str
@@ -78,8 +78,13 @@ class Layout:
     older: Mapping[str, str] = field(default_factory=dict)
     abn: bool = False
     aliases: bool = False
+    family: str = ""
     advice: str = ""
     caveat: str = ""
+
+    def fits(self, architecture: Architecture) -> bool:
+        """Whether the table is for this family of networks."""
+        return self.family in ("", architecture.family)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Optimizer state: torch's SGD state dict <-> Paddle's Momentum accumulators, so that a training can go on elsewhere.
 
 torch numbers parameters in the order in which the optimizer got them; Paddle names each accumulator after its
-parameter. So the order must be known: that of the network's parameters, or of the STDC recipe's groups, or a list
+parameter. So the order must be known: that of the network's parameters, or of its training recipe's groups, or a list
 of names. An order is taken only if the groups' sizes and every buffer's shape fit it, and if no other fits.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from stdc_parity.converters.architecture import Architecture, is_transposed
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
+from stdc_parity.converters.families import loss_shapes, training_orders
 from stdc_parity.converters.opened import Opened, officially_named, plainly_named
 from stdc_parity.converters.statedict import Array
 
@@ -25,7 +26,6 @@ TORCH_GROUPS = "torch param_groups"
 """Under this key a .pdopt of ours keeps torch's settings, which Paddle has in the optimizer's constructor."""
 
 SCHEDULER = "LR_Scheduler"
-FUSE_KERNEL = "loss.fuse_kernel"
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 DEFAULTS: Mapping[str, Any] = {
     "dampening": 0, "nesterov": False, "maximize": False, "foreach": None, "differentiable": False, "fused": None,
@@ -83,24 +83,11 @@ def parameters_of(net: Opened) -> Parameters:
 
 
 def orders_of(parameters: Parameters) -> Iterator[Order]:
-    """The orders that trainings use: one group of all parameters; the STDC recipe's groups, with their variants."""
+    """The orders that trainings use: one group of all parameters; the groups of the network's recipe."""
     every = tuple(parameters.shapes)
     yield (every,)
-    if parameters.architecture is None or not parameters.architecture.abn_norms:
-        return
-    kinds = parameters.architecture.tensors
-    # The backbone's last norm, `bn`, is a BatchNorm1d, which upstream's groups leave out.
-    used = [name for name in every if not name.startswith("cp.backbone.bn.")]
-    context = [name for name in used if name.startswith("cp.")]
-    heads = [name for name in used if not name.startswith("cp.")]
-    for frozen in (False, True):
-        norms = [n for n in context if not (frozen and n.startswith("cp.backbone."))]
-        groups = tuple(
-            tuple(n for n in names if kinds[n].kind.startswith("norm") == is_norm)
-            for names, is_norm in ((context, False), (norms, True), (heads, False), (heads, True))
-        )
-        yield groups
-        yield (*groups, (FUSE_KERNEL,))
+    if parameters.architecture is not None:
+        yield from training_orders(parameters.architecture, every)
 
 
 def find_optimizer(root: object) -> tuple[Mapping[str, Any], Mapping[Any, Any]]:
@@ -193,7 +180,7 @@ def _choose_order(
         raise CheckpointError("the optimizer has one parameter in two groups")
     candidates = [given] if given is not None else list(dict.fromkeys(orders_of(parameters)))
     sizes = [len(group) for group in numbers]
-    shapes = {**parameters.shapes, FUSE_KERNEL: (1, 3, 1, 1)}
+    shapes = {**parameters.shapes, **loss_shapes(parameters.architecture)}
     fitting, problem = [], ""
     for order in candidates:
         if [len(group) for group in order] != sizes:
@@ -230,7 +217,7 @@ def to_paddle(momentum: Momentum, parameters: Parameters, names: Mapping[str, st
     zeros, which both frameworks treat like none. Raises UsageError if `names` lacks a parameter.
     """
     root: dict[str, Any] = {}
-    shapes = {**parameters.shapes, FUSE_KERNEL: (1, 3, 1, 1)}
+    shapes = {**parameters.shapes, **loss_shapes(parameters.architecture)}
     for name in (name for group in momentum.order for name in group):
         own = name if names is None else names.get(name)
         if own is None:
@@ -264,7 +251,7 @@ def from_paddle(
     if not isinstance(root, Mapping):
         raise CheckpointError("the file holds no optimizer's state")
     arrays = {str(key): value for key, value in root.items() if isinstance(value, np.ndarray)}
-    shapes = {**parameters.shapes, FUSE_KERNEL: (1, 3, 1, 1)}
+    shapes = {**parameters.shapes, **loss_shapes(parameters.architecture)}
     by_own = (
         {names[name]: name for name in shapes if name in names} if names else {name: name for name in shapes}
     )

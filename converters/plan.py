@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from stdc_parity.converters import stdc
+from stdc_parity.converters import families
 from stdc_parity.converters.architecture import PADDLE_SUFFIX, Architecture, Side
 from stdc_parity.converters.entries import (
     ABN_EPS,
@@ -28,6 +28,7 @@ from stdc_parity.converters.entries import (
     same_bytes,
 )
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
+from stdc_parity.converters.families import MODELS
 from stdc_parity.converters.layout import Layout, places
 from stdc_parity.converters.layouts import all_layouts, twin_layout
 from stdc_parity.converters.statedict import Array, StateDict
@@ -35,7 +36,6 @@ from stdc_parity.converters.statedict import Array, StateDict
 __all__ = ["Abn", "Entry", "Plan", "Rule", "same_bytes"]  # what others take from here though it lives elsewhere
 Abn = Literal["auto", "yes", "no"]
 
-MODELS = tuple(stdc.LAYERS) + tuple(stdc.BACKBONE)
 MAX_PROBLEMS_SHOWN = 20
 
 
@@ -82,7 +82,7 @@ def recognise_layout(tensors: Mapping[str, Array], side: Side) -> Layout:
 def recognise(tensors: Mapping[str, Array], side: Side) -> Architecture | None:
     """The architecture whose tensors these are, by their names, or None."""
     names = official_names(tensors, side)
-    return stdc.recognise({name: tensors[theirs].shape for theirs, name in names.items()}, side)
+    return families.recognise({name: tensors[theirs].shape for theirs, name in names.items()}, side)
 
 
 def official_names(tensors: Mapping[str, Array], side: Side) -> dict[str, str]:
@@ -96,7 +96,7 @@ def _recognise_names(tensors: Mapping[str, Array], side: Side) -> tuple[Layout, 
     best: tuple[Layout, Mapping[str, str]] = (twin, {name: torch_name(name, side) for name in tensors})
     most = 0
     for layout, model in product((twin, *all_layouts().values()), MODELS):
-        if layout.side == side and most < len(tensors):
+        if layout.side == side and most < len(tensors) and layout.fits(_every_tensor(model)):
             names = _known_names(layout.name, model)
             known = len(names.keys() & tensors.keys())
             if known > most:
@@ -117,8 +117,8 @@ def _known_names(name: str, model: str) -> Mapping[str, str]:
 
 @cache
 def _every_tensor(model: str) -> Architecture:
-    """The model with all tensors that a variant of it may have: "add" blocks have all that "cat" blocks have."""
-    return stdc.architecture(model, block="add")
+    """The model with all tensors that a variant of it may have."""
+    return families.every_tensor(model)
 
 
 def choose_architecture(tensors: Mapping[str, Array], side: Side, model: str | None) -> Architecture:
@@ -138,7 +138,7 @@ def choose_architecture(tensors: Mapping[str, Array], side: Side, model: str | N
             )
         return found
     if model is not None:
-        return stdc.architecture(model)
+        return families.architecture(model)
     keys = ", ".join(shown(name) for name in list(tensors)[:4])
     raise CheckpointError(
         f"none of the known architectures has these {len(tensors)} keys ({keys}, …)",
@@ -192,6 +192,10 @@ def make_plan(
 def _check_fit(architecture: Architecture, *layouts: Layout) -> None:
     """Raise CheckpointError if a layout cannot hold the architecture."""
     for layout in layouts:
+        if not layout.fits(architecture):
+            raise CheckpointError(
+                f"{layout.name} cannot hold {architecture.describe()}: {layout.title} has no such network"
+            )
         for fact, needed in layout.facts.items():
             if architecture.facts.get(fact) != needed:
                 raise CheckpointError(

@@ -6,7 +6,7 @@ this file writes them down as upstream builds them; the tests hold it against th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from stdc_parity.converters.architecture import Architecture, Kind, Side, TensorSpec
@@ -15,6 +15,11 @@ LAYERS = {"stdcnet813": (2, 2, 2), "stdcnet1446": (4, 5, 3)}
 """Blocks in the stages of 8x, 16x and 32x (the paper's table 2)."""
 
 BACKBONE = {"stdc1-seg": "stdcnet813", "stdc2-seg": "stdcnet1446"}
+NAME = "stdc"
+MODELS = (*LAYERS, *BACKBONE)
+LOSS_SHAPES: Mapping[str, tuple[int, ...]] = {"loss.fuse_kernel": (1, 3, 1, 1)}
+"""What the loss of the recipe trains (loss/detail_loss.py)."""
+
 BLOCK_CONVS = 4
 """Convolutions of a block: `block_num=4` in every published checkpoint."""
 
@@ -46,10 +51,15 @@ def architecture(
     backbone_norms = _norms(tensors)
     if seg:
         tensors |= _seg_parts(base, classes, use_conv_last)
+    known = classes if seg or imagenet_head else 0
+    words = [f"{known} classes"] if known else []
+    words += [f"base {base}", f"{block} blocks", "with ImageNet head" if imagenet_head else "without ImageNet head"]
     return Architecture(
         name=name,
+        family=NAME,
+        words=tuple(words),
         facts={
-            "num_classes": classes if seg or imagenet_head else 0,
+            "num_classes": known,
             "base": base,
             "block": block,
             "imagenet_head": imagenet_head,
@@ -61,6 +71,35 @@ def architecture(
         other_norms=backbone_norms,
         groups=_stages(LAYERS[depth]),
     )
+
+
+def every_tensor(model: str) -> Architecture:
+    """The network with all tensors that a variant may have: "add" blocks have all that "cat" blocks have."""
+    return architecture(model, block="add")
+
+
+def training_orders(
+    architecture: Architecture, names: Sequence[str]
+) -> Iterator[tuple[tuple[str, ...], ...]]:
+    """The groups of upstream's recipe, with the loss's and without: with decay and without, context path and heads.
+
+    Twice, as the backbone's norms may be left out (optimizer_loss.py). Its last norm, `bn`, is a BatchNorm1d, which
+    upstream's groups always leave out.
+    """
+    if architecture.name not in BACKBONE:
+        return
+    kinds = architecture.tensors
+    used = [name for name in names if not name.startswith("cp.backbone.bn.")]
+    context = [name for name in used if name.startswith("cp.")]
+    heads = [name for name in used if not name.startswith("cp.")]
+    for frozen in (False, True):
+        norms = [n for n in context if not (frozen and n.startswith("cp.backbone."))]
+        groups = tuple(
+            tuple(n for n in part if kinds[n].kind.startswith("norm") == is_norm)
+            for part, is_norm in ((context, False), (norms, True), (heads, False), (heads, True))
+        )
+        yield groups
+        yield (*groups, tuple(LOSS_SHAPES))
 
 
 def recognise(shapes: Mapping[str, tuple[int, ...]], side: Side) -> Architecture | None:

@@ -181,7 +181,7 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
         (["forward", "--pair", "nope"], 2, "There are: stdc1-seg"),
         (["forward", "--size", "512"], 2, "HxW"),
         (["forward", "--weights", "nope.pth"], 3, "does not exist"),
-        (["loss", "--pair", "stdcnet813"], 2, "no training recipe"),
+        (["loss", "--pair", "stdcnet813"], 2, "has no loss, so no loss stage"),
         (["forward", "--plant", "nope"], 2, "no such port bug"),
         (["data", "--size", "8x8", "--base", "4"], 2, "smallest scene"),
     ],

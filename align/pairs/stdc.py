@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stdc_parity.align.pair import Floor, Pair, Recipe
+from stdc_parity.align.pair import Floor, Pair
+from stdc_parity.align.pairs.stdc_recipe import recipe
 from stdc_parity.converters import stdc
 from stdc_parity.converters.architecture import Architecture, Side
 
@@ -53,11 +54,7 @@ def pair(name: str, architecture: Architecture | None = None, base: int = 64) ->
             arguments=arguments,
             parts={depth: "cp.backbone."},
             floors=FLOORS,
-            recipe=Recipe(
-                modules={"torch": "stdc_parity.models_torch", "paddle": "stdc_parity.models_paddle"},
-                num_classes=classes,
-                outputs=((classes, 1), (classes, 1), (classes, 1), (1, 8)),
-            ),
+            recipe=recipe(classes),
         )
     return Pair(
         name=name,

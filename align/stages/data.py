@@ -1,6 +1,6 @@
 """The data stage on one side: samples after every transform, then the loader's batches, and each part by itself.
 
-Each side reads the same seeded scenes, written in the Cityscapes layout, with its own data code.
+Each side reads the same seeded scenes, written as the pair's data code finds them, with its own.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from stdc_parity.align.framework import Array
+from stdc_parity.align.pair import DataPart
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.fixtures.scenes import write_scenes
 
 STAGE = "data"
 CALLS = "data-calls"
@@ -41,7 +41,8 @@ def capture(session: Session, spec: RunSpec) -> Record:
 
 def capture_calls(session: Session, spec: RunSpec) -> Record:
     """Record what each transform of the first samples is given, and the random choices from there on."""
-    recorder, choices = Recorder(session.framework), session.part(spec, "data").choices
+    recorder = Recorder(session.framework)
+    choices = session.module(spec, _part(session, spec).place).choices
     with _opened(session, spec) as sets:
         training = sets["train"]
         for name, index in _traced(training):
@@ -53,7 +54,7 @@ def capture_calls(session: Session, spec: RunSpec) -> Record:
                 )
                 sample = step(sample, random)
             _add_given(recorder, f"{name} last", sample)
-        for name in ("val", "val.list"):
+        for name in _validation(sets):
             _add_given(recorder, f"{name}[0] last", sets[name].open(0))
     return recorder.record(CALLS)
 
@@ -65,8 +66,8 @@ def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
     first one makes its own choices), the conversion to arrays the reference's last sample, the loader samples
     that say no more than their number.
     """
-    recorder, data = Recorder(session.framework), session.part(spec, "data")
-    sample_of = session.part(spec, "transforms").Sample
+    recorder, part = Recorder(session.framework), _part(session, spec)
+    data, sample_of = session.module(spec, part.place), session.module(spec, part.transforms).Sample
     with _opened(session, spec) as sets:
         training = sets["train"]
         for name, index in _traced(training):
@@ -82,7 +83,7 @@ def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
                 result = step(_given(reference, f"{name} {number}", sample_of), random)
                 _add_sample(recorder, name, step_name, step_name, result)
             _add_arrays(recorder, name, training, _given(reference, f"{name} last", sample_of), index)
-        for name in ("val", "val.list"):
+        for name in _validation(sets):
             _add_sample(recorder, f"{name}[0]", "open", f"loader, {name}", sets[name].open(0))
             given = _given(reference, f"{name}[0] last", sample_of)
             _add_arrays(recorder, f"{name}[0]", sets[name], given, 0, f"loader, {name}")
@@ -93,18 +94,24 @@ def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
 
 @contextmanager
 def _opened(session: Session, spec: RunSpec) -> Iterator[dict[str, Any]]:
-    """This side's datasets of the seeded scenes, by the names that their taps have."""
-    data, transforms = session.part(spec, "data"), session.part(spec, "transforms")
-    height, width = spec.size
-    crop = (max(32, width // 2), max(32, height // 2))  # (width, height), as upstream's cropsize
+    """This side's datasets of the seeded scenes, by the names that their taps have: the training set first."""
+    part = _part(session, spec)
+    data, transforms = session.module(spec, part.place), session.module(spec, part.transforms)
     with tempfile.TemporaryDirectory() as folder:
         for split in ("train", "val"):
-            write_scenes(folder, _count(spec), spec.size, spec.seed, split)
-        yield {
-            "train": data.Cityscapes(folder, "train", transforms.training_steps(crop), spec.seed),
-            "val": data.Cityscapes(folder, "val", seed=spec.seed),
-            "val.list": data.ListFile(folder, f"{folder}/val.list", seed=spec.seed),
-        }
+            part.prepare(folder, spec, _count(spec), split)
+        sets = dict(part.open(data, transforms, folder, spec))
+        yield {"train": sets.pop("train"), **sets}
+
+
+def _part(session: Session, spec: RunSpec) -> DataPart:
+    part = session.recipe(spec).data
+    assert part is not None
+    return part
+
+
+def _validation(sets: dict[str, Any]) -> list[str]:
+    return [name for name in sets if name != "train"]
 
 
 def _traced(training: Any) -> Iterator[tuple[str, int]]:
@@ -117,11 +124,11 @@ def _traced(training: Any) -> Iterator[tuple[str, int]]:
 
 def _all_batches(session: Session, spec: RunSpec, recorder: Recorder, sets: dict[str, Any]) -> None:
     """Record the batches of two epochs of training, then those of both validation sets."""
-    loader = session.part(spec, "data").loader
+    loader = session.module(spec, _part(session, spec).place).loader
     for epoch in range(2):
         batches = loader(sets["train"], spec.batch, spec.seed, epoch, shuffle=True, drop_last=True)
         _batches(recorder, f"train epoch {epoch}", batches)
-    for name in ("val", "val.list"):
+    for name in _validation(sets):
         _batches(recorder, name, loader(sets[name], spec.batch))
 
 

@@ -1,4 +1,4 @@
-"""The loss stage on one side: every term of the total on given logits, and the targets that it builds."""
+"""The loss stage on one side: every term of the total on given outputs, and what the pair's own probes record."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from stdc_parity.align.framework import Array, Framework, Tensor
+from stdc_parity.align.pair import LossBench
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
@@ -16,19 +17,30 @@ STAGE = "loss"
 
 
 def seeded_outputs(session: Session, spec: RunSpec) -> list[Array]:
-    """Logits of the shapes that the network returns, drawn from the seed: both sides get the same."""
+    """Outputs of the shapes that the network returns, drawn from the seed: both sides get the same."""
+    part = session.recipe(spec).loss
+    assert part is not None and part.outputs is not None
     random = np.random.default_rng([spec.seed, 1])
-    outputs = []
-    for channels, stride in session.recipe(spec).outputs:
-        height, width = (-(-side // stride) for side in spec.size)
-        coarse = random.standard_normal((spec.batch, channels, -(-height // 8), -(-width // 8)))
-        smooth = coarse.repeat(8, axis=2).repeat(8, axis=3)[:, :, :height, :width]
-        outputs.append((2 * smooth + random.standard_normal(smooth.shape)).astype(spec.dtype))
-    return outputs
+    height, width = spec.size
+    sizes = [(channels, (-(-height // stride), -(-width // stride))) for channels, stride in part.outputs]
+    return [_smooth(random, spec, channels, size) for channels, size in sizes]
+
+
+def seeded_logits(spec: RunSpec, classes: int, size: tuple[int, int]) -> Array:
+    """Logits (batch, classes, height, width) as a network might give, drawn from the seed."""
+    return _smooth(np.random.default_rng([spec.seed, 1]), spec, classes, size)
+
+
+def _smooth(random: np.random.Generator, spec: RunSpec, channels: int, size: tuple[int, int]) -> Array:
+    height, width = size
+    coarse = random.standard_normal((spec.batch, channels, -(-height // 8), -(-width // 8)))
+    smooth = coarse.repeat(8, axis=2).repeat(8, axis=3)[:, :, :height, :width]
+    drawn: Array = (2 * smooth + random.standard_normal(smooth.shape)).astype(spec.dtype)
+    return drawn
 
 
 class Projection:
-    """The loss of a pair without a recipe: every output times fixed random weights, summed."""
+    """The loss of a pair without one: every output times fixed random weights, summed."""
 
     def __init__(self, session: Session, spec: RunSpec) -> None:
         """Take the seed and the dtype from `spec`."""
@@ -48,12 +60,18 @@ class Projection:
 
 def build_loss(session: Session, spec: RunSpec) -> Any:
     """This side's training loss, in the dtype of `spec`: `loss(outputs, target) -> (total, terms)`."""
-    if session.pair(spec).recipe is None:
+    recipe = session.pair(spec).recipe
+    if recipe is None or recipe.loss is None:
         return Projection(session, spec)
-    loss = session.part(spec, "losses").SegLoss()
+    loss = session.part(spec, recipe.loss.place)(**recipe.loss.arguments)
     session.framework.set_dtype(loss, spec.dtype)
     session.framework.set_mode(loss, "train")
     return loss
+
+
+def trained(loss: Any) -> Any:
+    """The loss if it is the recipe's, so that an optimizer may train its parameters; None for a projection."""
+    return None if isinstance(loss, Projection) else loss
 
 
 def loss_parameters(framework: Framework, loss: Any) -> dict[str, Tensor]:
@@ -62,48 +80,22 @@ def loss_parameters(framework: Framework, loss: Any) -> dict[str, Tensor]:
 
 
 def capture(session: Session, spec: RunSpec) -> Record:
-    """Record the total, its terms and parameters, the losses of the other recipes, and the detail targets."""
-    framework, losses = session.framework, session.part(spec, "losses")
-    recorder = Recorder(framework)
-    _, labels = session.scenes(spec)
-    outputs = [framework.to_tensor(array) for array in seeded_outputs(session, spec)]
-    target = framework.to_tensor(labels)
+    """Record the loss's parameters, the total and its terms, and before and after them what the pair's probes do."""
+    framework, part = session.framework, session.recipe(spec).loss
+    assert part is not None
+    recorder, (_, labels) = Recorder(framework), session.training_case(spec)
+    arrays = seeded_outputs(session, spec)
     loss = build_loss(session, spec)
+    bench = LossBench(framework, recorder, session.module(spec, part.place), loss, arrays, labels)
     with framework.no_grad():
         for name, parameter in framework.parameters(loss).items():
             recorder.add(name, "parameter", "loss", type(loss).__name__, parameter)
-        kernel = loss.detail.laplacian_kernel
-        recorder.add("detail.laplacian_kernel", "parameter", "loss", type(loss).__name__, kernel)
-        for name in ("pyramid", "targets"):
-            built = getattr(loss.detail, name)(target)
-            recorder.add(f"detail {name}", "target", f"loss.detail.{name}", type(loss.detail).__name__, built)
-        total, terms = loss(outputs, target)
+        if part.before is not None:
+            part.before(bench)
+        total, terms = loss([framework.to_tensor(array) for array in arrays], framework.to_tensor(labels))
         for name, term in terms.items():
             recorder.add(name, "loss", f"loss.{name}", type(loss).__name__, term)
         recorder.add("total", "loss", "loss", type(loss).__name__, total)
-        _other_losses(recorder, losses, outputs[0], target, session.recipe(spec).num_classes)
-        for name, logits, few in _edge_cases(seeded_outputs(session, spec)[0], labels):
-            term = loss.ohem(framework.to_tensor(logits), framework.to_tensor(few))
-            recorder.add(name, "loss", "loss.ohem", type(loss.ohem).__name__, term)
+        if part.after is not None:
+            part.after(bench)
     return recorder.record(STAGE)
-
-
-def _edge_cases(logits: Array, labels: Array) -> list[tuple[str, Array, Array]]:
-    """Where hard example mining keeps its least number: nearly all pixels easy, and nearly all ignored."""
-    every = np.arange(labels.size).reshape(labels.shape)
-    truth = (labels[:, np.newaxis] == np.arange(logits.shape[1])[:, np.newaxis, np.newaxis]) & (
-        every % 40 > 0
-    )[:, np.newaxis]
-    few = np.where(every % 40 > 0, 255, labels)
-    easy = (logits + 20 * truth).astype(logits.dtype)
-    return [("ohem of easy pixels", easy, labels), ("ohem of few labels", logits, few)]
-
-
-def _other_losses(recorder: Recorder, losses: Any, logits: Tensor, labels: Tensor, classes: int) -> None:
-    """The weighted OHEM and the focal loss that upstream carries beside its recipe."""
-    weighted = losses.WeightedOhemCELoss(num_classes=classes)
-    recorder.add(
-        "weighted ohem", "loss", "WeightedOhemCELoss", "WeightedOhemCELoss", weighted(logits, labels)
-    )
-    focal = losses.SoftmaxFocalLoss()
-    recorder.add("focal", "loss", "SoftmaxFocalLoss", "SoftmaxFocalLoss", focal(logits, labels))

@@ -5,26 +5,23 @@ By themselves the metrics are judged on a network that is none: the same code on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from stdc_parity.align.framework import Array, Framework, Network
+from stdc_parity.align.pair import MetricPart
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.align.stages.loss import seeded_outputs
+from stdc_parity.align.stages.loss import seeded_logits
 
 STAGE = "metric"
 CALLS = "metric-calls"
 ISOLATED = "metric-isolated"
-SCALES = (0.5, 0.75)
-"""The scales of upstream's published figures: "Seg50" and "Seg75"."""
-
-MULTI_SCALES = (0.75, 1.0)
 MILLION = (1024, 1024)
 
 
@@ -44,7 +41,7 @@ def capture_calls(session: Session, spec: RunSpec) -> Record:
 
 def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
     """Record the same as `capture`, with a network that both sides share."""
-    classes = session.recipe(spec).num_classes
+    classes = session.classes(spec)
 
     def shared(wanted: RunSpec) -> _Shared:
         return _Shared(session.framework, classes, wanted.seed, wanted.mode == "train")
@@ -73,28 +70,35 @@ class _Shared:
 
 def _measured(session: Session, spec: RunSpec, build: Callable[[RunSpec], Network]) -> Record:
     """The figures of given logits, then those of the network that `build` gives."""
-    metrics, recorder = session.part(spec, "metrics"), Recorder(session.framework)
-    classes = session.recipe(spec).num_classes
+    part, recorder = _part(session, spec), Recorder(session.framework)
+    metrics, classes = session.part(spec, part.place), session.classes(spec)
     _given_logits(session, spec, recorder, metrics, classes)
     network = build(replace(spec, mode="eval"))
     single = replace(spec, batch=1)
-    totals = {f"scale {scale}": np.zeros((classes, classes), np.int64) for scale in SCALES}
+    totals = {f"scale {scale}": np.zeros((classes, classes), np.int64) for scale in part.scales}
     for number in range(spec.scenes):
-        image, label = session.scenes(single, number)
-        for scale in SCALES:
+        [image], label = session.training_case(single, number)
+        for scale in part.scales:
             logits = _single_scale(session, metrics, network, image, spec.size, scale)
             where = "metrics.single_scale_logits"
             prediction = _add_prediction(recorder, f"scene {number} scale {scale}", where, logits, label)
             totals[f"scale {scale}"] += metrics.confusion_matrix(prediction, label, classes)
-    image, label = session.scenes(single, 0)
-    scores = _multi_scale(session, metrics, network, image, classes)
-    where = "metrics.multi_scale_scores"
-    prediction = _add_prediction(recorder, "scene 0 several scales, flipped", where, scores, label)
-    totals["several scales, flipped"] = metrics.confusion_matrix(prediction, label, classes)
+    if part.several_scales:
+        [image], label = session.training_case(single, 0)
+        scores = _multi_scale(session, metrics, network, image, classes, part.several_scales)
+        where = "metrics.multi_scale_scores"
+        prediction = _add_prediction(recorder, "scene 0 several scales, flipped", where, scores, label)
+        totals["several scales, flipped"] = metrics.confusion_matrix(prediction, label, classes)
     for name, hist in totals.items():
         _add_figures(recorder, metrics, f"network, {name}", hist)
     _evaluated(session, spec, recorder, metrics, classes, build)
     return recorder.record(STAGE)
+
+
+def _part(session: Session, spec: RunSpec) -> MetricPart:
+    part = session.recipe(spec).metric
+    assert part is not None
+    return part
 
 
 def _given_logits(session: Session, spec: RunSpec, recorder: Recorder, metrics: Any, classes: int) -> None:
@@ -102,9 +106,9 @@ def _given_logits(session: Session, spec: RunSpec, recorder: Recorder, metrics: 
 
     The last class is absent from labels and predictions, the one before it from the labels alone.
     """
-    _, labels = session.scenes(spec)
-    labels = np.where((labels >= classes - 2) & (labels < classes), 255, labels)
-    logits = session.framework.to_tensor(seeded_outputs(session, spec)[0])
+    _, labels = session.training_case(spec)
+    labels = np.where((labels >= classes - 2) & (labels < classes), session.recipe(spec).ignored, labels)
+    logits = session.framework.to_tensor(seeded_logits(spec, classes, labels.shape[-2:]))
     prediction = session.framework.to_array(logits)[:, : classes - 1].argmax(axis=1)
     hist = metrics.confusion_matrix(
         session.framework.to_tensor(prediction), session.framework.to_tensor(labels), classes
@@ -121,7 +125,8 @@ def _many_pixels(session: Session, spec: RunSpec, recorder: Recorder, metrics: A
     """The counts of a million pixels, where one must not be lost, and the scores of counts past float32's range."""
     random = np.random.default_rng([spec.seed, 4])
     prediction = random.integers(0, classes, (1, *MILLION))
-    labels = np.where(random.random((1, *MILLION)) < 0.1, 255, random.integers(0, classes, (1, *MILLION)))
+    left_out = random.random((1, *MILLION)) < 0.1
+    labels = np.where(left_out, session.recipe(spec).ignored, random.integers(0, classes, (1, *MILLION)))
     to_tensor = session.framework.to_tensor
     counts = np.asarray(metrics.confusion_matrix(to_tensor(prediction), to_tensor(labels), classes))
     recorder.add_array("a million pixels: confusion matrix", "count", counts, "metrics.confusion_matrix")
@@ -142,13 +147,13 @@ def _evaluated(
     """The confusion matrices of the two evaluation loops, which get the network in train mode."""
     pairs = replace(spec, batch=2)
     to_tensor = session.framework.to_tensor
-    drawn = [session.scenes(pairs, number) for number in range(0, spec.scenes, 2)]
-    loader = [(to_tensor(images), to_tensor(labels[:, np.newaxis])) for images, labels in drawn]
-    crop = max(64, 2 * min(spec.size) // 3)
-    for name, given, options in (
-        ("evaluate_single_scale", loader, {"scale": SCALES[0]}),
-        ("evaluate_multi_scale", loader[:1], {"scales": MULTI_SCALES, "crop": crop}),
-    ):
+    drawn = [session.training_case(pairs, number) for number in range(0, spec.scenes, 2)]
+    loader = [(to_tensor(images), to_tensor(labels[:, np.newaxis])) for (images,), labels in drawn]
+    crop, part = max(64, 2 * min(spec.size) // 3), _part(session, spec)
+    loops: list[tuple[str, Any, dict[str, Any]]] = [("evaluate_single_scale", loader, {"scale": part.scales[0]})]
+    if part.several_scales:
+        loops.append(("evaluate_multi_scale", loader[:1], {"scales": part.several_scales, "crop": crop}))
+    for name, given, options in loops:
         network = build(replace(spec, mode="train"))
         counts = np.asarray(getattr(metrics, name)(network, given, classes, **options))
         recorder.add_array(f"network, {name}", "count", counts, f"metrics.{name}")
@@ -174,17 +179,18 @@ def _single_scale(
 
 def run_one(session: Session, spec: RunSpec, name: str) -> tuple[Network, Callable[[], Array]]:
     """The network, and a call of one function of the metrics with it: logits of the first scene, or counts."""
-    metrics, classes = session.part(spec, "metrics"), session.recipe(spec).num_classes
+    part, classes = _part(session, spec), session.classes(spec)
+    metrics = session.part(spec, part.place)
     evaluates = name.startswith("evaluate")
     network = session.network(replace(spec, mode="train" if evaluates else "eval"))
-    image, label = session.scenes(replace(spec, batch=1), 0)
+    [image], label = session.training_case(replace(spec, batch=1), 0)
     tensor, crop = session.framework.to_tensor(image), max(64, 2 * min(image.shape[2:]) // 3)
     loader = [(tensor, session.framework.to_tensor(label[:, np.newaxis]))]
     arguments: dict[str, tuple[Any, ...]] = {
-        "single_scale_logits": (tensor, *spec.size, SCALES[0]),
-        "multi_scale_scores": (tensor, classes, MULTI_SCALES, crop, True),
-        "evaluate_single_scale": (loader, classes, SCALES[0]),
-        "evaluate_multi_scale": (loader, classes, MULTI_SCALES, crop),
+        "single_scale_logits": (tensor, *spec.size, part.scales[0]),
+        "multi_scale_scores": (tensor, classes, part.several_scales, crop, True),
+        "evaluate_single_scale": (loader, classes, part.scales[0]),
+        "evaluate_multi_scale": (loader, classes, part.several_scales, crop),
     }
 
     def run() -> Array:
@@ -195,11 +201,13 @@ def run_one(session: Session, spec: RunSpec, name: str) -> tuple[Network, Callab
     return network, run
 
 
-def _multi_scale(session: Session, metrics: Any, network: Any, image: Array, classes: int) -> Array:
+def _multi_scale(
+    session: Session, metrics: Any, network: Any, image: Array, classes: int, scales: Sequence[float]
+) -> Array:
     crop = max(64, 2 * min(image.shape[2:]) // 3)
     with session.framework.no_grad():
         tensor = session.framework.to_tensor(image)
-        scores = metrics.multi_scale_scores(network, tensor, classes, MULTI_SCALES, crop, True)
+        scores = metrics.multi_scale_scores(network, tensor, classes, scales, crop, True)
     return session.framework.to_array(scores)
 
 

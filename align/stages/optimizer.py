@@ -16,13 +16,10 @@ from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.align.stages.backward import to_official
-from stdc_parity.align.stages.loss import build_loss
+from stdc_parity.align.stages.loss import build_loss, trained
 from stdc_parity.converters.architecture import Side
 
 STAGE = "optimizer"
-LR = 1e-2
-"""Upstream's learning rate (train.py)."""
-
 WITHOUT_GRADIENT = 7
 """Of every so many parameters one gets no gradient, as those that a forward pass does not use; each of the
 others gets none in one of as many steps, where a gradient that is zero instead of absent shows."""
@@ -32,11 +29,22 @@ BEFORE = "before step 1"
 """How a parameter's value at the start is named; it goes along, so that a rule of update can be tried on it."""
 
 
-def build_optimizer(session: Session, spec: RunSpec, network: Network, loss: Any, lr: float) -> Any:
-    """This side's optimizer with upstream's settings; a short warm-up, so that the rate moves with every step."""
-    return session.part(spec, "optim").build_optimizer(
-        network, loss, lr0=lr, warmup_start_lr=lr / 10, warmup_steps=2, max_iter=4 * spec.steps
-    )
+def build_optimizer(
+    session: Session, spec: RunSpec, network: Network, loss: Any, lr: float, warmup: int = 2, iterations: int = 0
+) -> Any:
+    """This side's optimizer with the recipe's settings for a short run; a short warm-up, so that the rate moves
+    with every step. `iterations` are by default four times the steps of `spec`."""
+    part = session.recipe(spec).optimizer
+    assert part is not None
+    settings = part.short(lr, warmup, iterations or 4 * spec.steps)
+    return session.part(spec, part.place)(network, trained(loss), **settings)
+
+
+def base_rate(session: Session, spec: RunSpec) -> float:
+    """The recipe's base learning rate."""
+    part = session.recipe(spec).optimizer
+    assert part is not None
+    return part.lr
 
 
 def capture(session: Session, spec: RunSpec) -> Record:
@@ -47,7 +55,8 @@ def capture(session: Session, spec: RunSpec) -> Record:
     """
     framework = session.framework
     network, loss = session.network(spec, fresh=True), build_loss(session, spec)
-    optimizer = build_optimizer(session, spec, network, loss, LR)
+    lr = base_rate(session, spec)
+    optimizer = build_optimizer(session, spec, network, loss, lr)
     names, recorder = framework.official_names(network), Recorder(framework)
     add_settings(recorder, optimizer)
     _add_start(framework, recorder, optimizer, names)
@@ -59,7 +68,7 @@ def capture(session: Session, spec: RunSpec) -> Record:
                 gradient = _gradient(framework.SIDE, names, name, shape, step, spec)
                 if gradient is not None:
                     framework.give_gradient(parameter, gradient)
-        optimizer.set_lr(LR * step / spec.steps)
+        optimizer.set_lr(lr * step / spec.steps)
         optimizer.update()
         for name, rate in optimizer.learning_rates().items():
             taken = np.array(rate, np.float64)

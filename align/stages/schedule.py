@@ -8,26 +8,25 @@ from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.align.stages.loss import build_loss
-from stdc_parity.align.stages.optimizer import LR
+from stdc_parity.align.stages.loss import build_loss, trained
+from stdc_parity.align.stages.optimizer import base_rate, build_optimizer
 
 STAGE = "schedule"
-ITERATIONS = 60_000
-"""`max_iter` of upstream's published training command."""
-
 FIRST, WARMUP = 12, 4
 """Steps that are taken, and the warm-up of their schedule: a rate that is set too late shows here alone."""
 
 
 def capture(session: Session, spec: RunSpec) -> Record:
-    """Record each group's learning rate, its multiplier included: float64 (60000,) for all iterations.
+    """Record each group's learning rate, its multiplier included: float64 (n,) for all n iterations of a run.
 
     Then (12,) of the first steps of a short schedule, as the optimizer's own counting has them.
     """
+    part = session.recipe(spec).optimizer
+    assert part is not None and part.iterations is not None
     network, loss = session.network(spec), build_loss(session, spec)
-    optimizer = session.part(spec, "optim").build_optimizer(network, loss, max_iter=ITERATIONS)
+    optimizer = session.part(spec, part.place)(network, trained(loss), **part.whole)
     rates: dict[str, list[float]] = {}
-    for iteration in range(ITERATIONS):
+    for iteration in range(part.iterations):
         optimizer.set_iteration(iteration)
         for group, rate in optimizer.learning_rates().items():
             rates.setdefault(group, []).append(rate)
@@ -43,9 +42,8 @@ def capture(session: Session, spec: RunSpec) -> Record:
 def _rates_of_steps(session: Session, spec: RunSpec) -> dict[str, list[float]]:
     """Each group's learning rate in the first steps, which change nothing: no parameter has a gradient."""
     network, loss = session.network(spec, fresh=True), build_loss(session, spec)
-    optimizer = session.part(spec, "optim").build_optimizer(
-        network, loss, lr0=LR, warmup_start_lr=LR / 10, warmup_steps=WARMUP, max_iter=2 * FIRST
-    )
+    lr = base_rate(session, spec)
+    optimizer = build_optimizer(session, spec, network, loss, lr, WARMUP, 2 * FIRST)
     rates: dict[str, list[float]] = {}
     for _ in range(FIRST):
         optimizer.step()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from stdc_parity.align.framework import Array
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
@@ -33,6 +34,13 @@ def capture_control(session: Session, spec: RunSpec) -> Record:
     return _train(session, spec, noise=NOISE, stage=CONTROL)
 
 
+def _disturbed(array: Array, noise: float, random: np.random.Generator) -> Array:
+    """Floating-point inputs with relative noise."""
+    if array.dtype.kind != "f":
+        return array
+    return (array * (1 + noise * random.standard_normal(array.shape))).astype(array.dtype)
+
+
 def _train(session: Session, spec: RunSpec, noise: float, stage: str) -> Record:
     framework, pair = session.framework, session.pair(spec)
     network, loss = session.network(spec, fresh=True), build_loss(session, spec)
@@ -40,10 +48,10 @@ def _train(session: Session, spec: RunSpec, noise: float, stage: str) -> Record:
     recorder = Recorder(framework)
     random = np.random.default_rng([spec.seed, 2])
     for step in range(spec.steps):
-        images, labels = session.scenes(spec, step * spec.batch)
-        disturbed = images * (1 + noise * random.standard_normal(images.shape))
+        inputs, labels = session.training_case(spec, step * spec.batch)
+        disturbed = [_disturbed(array, noise, random) for array in inputs]
         optimizer.zero_grad()
-        outputs = call(network, pair, [framework.to_tensor(disturbed.astype(spec.dtype))])
+        outputs = call(network, pair, [framework.to_tensor(array) for array in disturbed])
         total, terms = loss(outputs, framework.to_tensor(labels))
         framework.backward(total)
         optimizer.step()

@@ -54,6 +54,7 @@ LAYOUT = Layout(
     name="mmseg",
     side="torch",
     title="mmsegmentation 1.2",
+    family="stdc",
     lines=BACKBONE + CONTEXT + HEADS,
     absent={
         "[cp.backbone.]conv_last.*": NO_IMAGENET_HEAD,

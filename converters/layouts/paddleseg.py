@@ -46,6 +46,7 @@ LAYOUT = Layout(
     name="paddleseg",
     side="paddle",
     title="PaddleSeg 2.8",
+    family="stdc",
     lines=TRUNK + tuple(line for names in HEADS.items() for line in head(*names)),
     absent={
         "[cp.backbone.]conv_last.*": NO_IMAGENET_HEAD,

@@ -1,0 +1,90 @@
+"""How STDC-Seg is trained and measured, and what only its loss has: detail targets and hard example mining."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from stdc_parity.align.framework import Array
+from stdc_parity.align.pair import DataPart, LossBench, LossPart, MetricPart, OptimizerPart, Place, Recipe
+from stdc_parity.align.spec import RunSpec
+from stdc_parity.fixtures.scenes import write_scenes
+
+IGNORED = 255
+
+
+def recipe(classes: int) -> Recipe:
+    """The published recipe (MichaelFan01/STDC-Seg, train.py, README) for that many classes."""
+    return Recipe(
+        loss=LossPart(
+            _ours("losses:SegLoss"),
+            outputs=((classes, 1), (classes, 1), (classes, 1), (1, 8)),
+            before=_detail_targets,
+            after=_besides,
+            follows=((r"(bce|dice)\d+", r"detail.*"), (r"detail targets.*", r"detail.*")),
+        ),
+        optimizer=OptimizerPart(_ours("optim:build_optimizer"), 1e-2, 60_000, {"max_iter": 60_000}, _short_run),
+        metric=MetricPart(_ours("metrics"), scales=(0.5, 0.75), several_scales=(0.75, 1.0)),
+        data=DataPart(_ours("data"), _ours("transforms"), _prepare, _open),
+        num_classes=classes,
+        ignored=IGNORED,
+    )
+
+
+def _ours(where: str) -> Place:
+    return {"torch": f"stdc_parity.models_torch.{where}", "paddle": f"stdc_parity.models_paddle.{where}"}
+
+
+def _short_run(lr: float, warmup: int, iterations: int) -> Mapping[str, object]:
+    return {"lr0": lr, "warmup_start_lr": lr / 10, "warmup_steps": warmup, "max_iter": iterations}
+
+
+def _prepare(folder: str, spec: RunSpec, count: int, split: str) -> None:
+    write_scenes(folder, count, spec.size, spec.seed, split)
+
+
+def _open(data: Any, transforms: Any, folder: str, spec: RunSpec) -> Mapping[str, Any]:
+    """The seeded scenes, written in the Cityscapes layout, read in both ways that upstream has."""
+    height, width = spec.size
+    crop = (max(32, width // 2), max(32, height // 2))  # (width, height), as upstream's cropsize
+    return {
+        "train": data.Cityscapes(folder, "train", transforms.training_steps(crop), spec.seed),
+        "val": data.Cityscapes(folder, "val", seed=spec.seed),
+        "val.list": data.ListFile(folder, f"{folder}/val.list", seed=spec.seed),
+    }
+
+
+def _detail_targets(bench: LossBench) -> None:
+    """The Laplacian, and what the detail loss builds of the labels with it."""
+    detail, target = bench.loss.detail, bench.framework.to_tensor(bench.target)
+    kind = type(bench.loss).__name__
+    bench.recorder.add("detail.laplacian_kernel", "parameter", "loss", kind, detail.laplacian_kernel)
+    for name in ("pyramid", "targets"):
+        built = getattr(detail, name)(target)
+        bench.recorder.add(f"detail {name}", "target", f"loss.detail.{name}", type(detail).__name__, built)
+
+
+def _besides(bench: LossBench) -> None:
+    """The weighted OHEM and the focal loss that upstream carries beside its recipe, then OHEM's edge cases."""
+    to_tensor, recorder = bench.framework.to_tensor, bench.recorder
+    logits, labels = to_tensor(bench.outputs[0]), to_tensor(bench.target)
+    weighted = bench.module.WeightedOhemCELoss(num_classes=bench.outputs[0].shape[1])
+    for name, loss in (("weighted ohem", weighted), ("focal", bench.module.SoftmaxFocalLoss())):
+        kind = "WeightedOhemCELoss" if loss is weighted else "SoftmaxFocalLoss"
+        recorder.add(name, "loss", kind, kind, loss(logits, labels))
+    ohem = bench.loss.ohem
+    for name, given, few in _edge_cases(bench.outputs[0], bench.target):
+        recorder.add(name, "loss", "loss.ohem", type(ohem).__name__, ohem(to_tensor(given), to_tensor(few)))
+
+
+def _edge_cases(logits: Array, labels: Array) -> list[tuple[str, Array, Array]]:
+    """Where hard example mining keeps its least number: nearly all pixels easy, and nearly all ignored."""
+    every = np.arange(labels.size).reshape(labels.shape)
+    truth = (labels[:, np.newaxis] == np.arange(logits.shape[1])[:, np.newaxis, np.newaxis]) & (
+        every % 40 > 0
+    )[:, np.newaxis]
+    few = np.where(every % 40 > 0, IGNORED, labels)
+    easy = (logits + 20 * truth).astype(logits.dtype)
+    return [("ohem of easy pixels", easy, labels), ("ohem of few labels", logits, few)]
