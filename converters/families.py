@@ -51,9 +51,12 @@ def training_orders(
     architecture: Architecture, names: Sequence[str]
 ) -> Iterator[tuple[tuple[str, ...], ...]]:
     """The parameter groups that the network's training recipe makes of the parameters called `names`."""
-    yield from family_of(architecture.name).training_orders(architecture, names)
+    for family in FAMILIES:
+        if architecture.family == family.NAME:
+            yield from family.training_orders(architecture, names)
 
 
 def loss_shapes(architecture: Architecture | None) -> Mapping[str, tuple[int, ...]]:
     """The shapes of parameters that the loss of the network's recipe brings to the optimizer, by name."""
-    return {} if architecture is None else dict(family_of(architecture.name).LOSS_SHAPES)
+    known = [family for family in FAMILIES if architecture is not None and architecture.family == family.NAME]
+    return dict(known[0].LOSS_SHAPES) if known else {}
