@@ -13,12 +13,14 @@ from paddle.nn import functional as F
 __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
+    "adaptive_pool",
     "kaiming_normal_",
     "make_conv",
     "make_conv1d",
     "make_linear",
     "make_zeros",
     "normal_",
+    "resize",
 ]
 
 
@@ -146,3 +148,44 @@ def kaiming_normal_(weight: Tensor, a: float = 0.0, mode: str = "fan_in") -> Non
 def normal_(weight: Tensor, std: float) -> None:
     """Fill a weight in place with samples of a normal distribution around 0."""
     nn.initializer.Normal(0.0, std)(weight)
+
+
+def resize(x: Tensor, height: int, width: int) -> Tensor:
+    """Resize (n, c, h, w) to (n, c, height, width), bilinear between aligned corners.
+
+    Paddle's kernel computes the places between pixels in float32 for float64 tensors too, 1e-6 of scale. Where
+    an image is resized before a deep network, that is 1e-3 of the logits in train mode: so for float64 the
+    resizing is written out here, as a product with a matrix from either side.
+    """
+    if x.dtype != paddle.float64:
+        return F.interpolate(x, (height, width), mode="bilinear", align_corners=True)
+    return between(resizing(x.shape[2], height), x, resizing(x.shape[3], width))
+
+
+def adaptive_pool(x: Tensor, bins: int) -> Tensor:
+    """Average (n, c, h, w) over a grid: (n, c, bins, bins).
+
+    The gradient of Paddle's kernel divides by a float32 number for float64 tensors too, 1e-8 of scale: for those
+    the average is written out here, as `resize` is.
+    """
+    if x.dtype != paddle.float64:
+        return F.adaptive_avg_pool2d(x, bins)
+    return between(pooling(x.shape[2], bins), x, pooling(x.shape[3], bins))
+
+
+def between(rows: np.ndarray, x: Tensor, columns: np.ndarray) -> Tensor:
+    """The product of a matrix (height, h), each channel of x (n, c, h, w) and a matrix (width, w) transposed."""
+    return paddle.matmul(paddle.matmul(paddle.to_tensor(rows), x), paddle.to_tensor(columns.T))
+
+
+def resizing(size: int, to: int) -> np.ndarray:
+    """What each of `to` pixels takes of each of `size` pixels: float64 (to, size)."""
+    place = np.arange(to) * ((size - 1) / (to - 1) if to > 1 else 0.0)
+    return np.maximum(0.0, 1.0 - np.abs(place[:, np.newaxis] - np.arange(size)))
+
+
+def pooling(size: int, bins: int) -> np.ndarray:
+    """What each of `bins` averages takes of each of `size` pixels: float64 (bins, size); they may overlap."""
+    start, end = np.arange(bins) * size // bins, -(-(np.arange(bins) + 1) * size // bins)
+    inside = (start[:, np.newaxis] <= np.arange(size)) & (np.arange(size) < end[:, np.newaxis])
+    return inside / (end - start)[:, np.newaxis]

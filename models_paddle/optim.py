@@ -5,7 +5,7 @@ As upstream (MichaelFan01/STDC-Seg, optimizer_loss.py, its constants from train.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,14 +76,26 @@ def make_groups(
         ("lr_mul_nowd", LR_MUL, 0.0),
         ("loss", 1.0, loss_decay),
     )
-    groups = []
+    return name_groups(names, settings, lists)
+
+
+def name_groups(
+    names: dict[int, str],
+    settings: Sequence[tuple[str, float, float]],
+    lists: Sequence[Sequence[Tensor]],
+) -> tuple[Group, ...]:
+    """Groups of the name, multiplier and weight decay in `settings` that hold the parameters in `lists`.
+
+    `names` are the parameters' by id. Raises ValueError if one is unknown, or in two groups.
+    """
+    left, groups = dict(names), []
     for (name, lr_mul, decay), params in zip(settings, lists, strict=False):
-        unknown = [tuple(p.shape) for p in params if id(p) not in names]
+        unknown = [tuple(p.shape) for p in params if id(p) not in left]
         if unknown:
             raise ValueError(
                 f"group {name} holds parameters unknown or in an earlier group, of shapes {unknown}"
             )
-        groups.append(Group(name, lr_mul, decay, tuple(names.pop(id(p)) for p in params), tuple(params)))
+        groups.append(Group(name, lr_mul, decay, tuple(left.pop(id(p)) for p in params), tuple(params)))
     return tuple(groups)
 
 
@@ -132,6 +144,7 @@ class Momentum(paddle.optimizer.Momentum):
 class Optimizer:
     """SGD with momentum over named groups, its learning rate set from the schedule before each step.
 
+    `schedule` gives the base learning rate of each iteration, counted from 0.
     `it` is the next iteration, `lr` the base learning rate that was set last (`lr0` before the first step).
     A parameter whose gradient is absent is not touched; one whose gradient is zero decays.
     """
@@ -139,15 +152,12 @@ class Optimizer:
     def __init__(
         self,
         groups: Sequence[Group],
+        schedule: Callable[[int], float],
         lr0: float = 1e-2,
         momentum: float = 0.9,
-        warmup_start_lr: float = 1e-5,
-        warmup_steps: int = 1000,
-        max_iter: int = 60000,
-        power: float = 0.9,
     ) -> None:
         self.groups = tuple(groups)
-        self.schedule = (lr0, warmup_start_lr, warmup_steps, max_iter, power)
+        self.schedule = schedule
         self.momentum = momentum
         self.it = 0
         self.lr = lr0
@@ -165,7 +175,7 @@ class Optimizer:
     def set_iteration(self, it: int) -> None:
         """Give every group the learning rate of iteration `it`, which the next step will be."""
         self.it = it
-        self.set_lr(learning_rate(it, *self.schedule))
+        self.set_lr(self.schedule(it))
 
     def update(self) -> None:
         """Update every parameter that has a gradient, at the learning rates that were set last."""
@@ -249,4 +259,8 @@ def build_optimizer(
     detail targets after 28839 steps, what strides 2 and 4 mark after 41352.
     """
     groups = make_groups(model, loss, weight_decay, backbone_norms, decay_loss)
-    return Optimizer(groups, lr0, momentum, warmup_start_lr, warmup_steps, max_iter, power)
+
+    def schedule(it: int) -> float:
+        return learning_rate(it, lr0, warmup_start_lr, warmup_steps, max_iter, power)
+
+    return Optimizer(groups, schedule, lr0, momentum)

@@ -5,19 +5,22 @@ are PyTorch's initialisers.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import BatchNorm1d, BatchNorm2d
+from torch.nn import functional as F
 from torch.nn.init import kaiming_normal_, normal_
 
 __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
+    "adaptive_pool",
     "kaiming_normal_",
     "make_conv",
     "make_conv1d",
     "make_linear",
     "make_zeros",
     "normal_",
+    "resize",
 ]
 
 
@@ -51,3 +54,13 @@ def make_zeros(count: int) -> nn.Parameter:
 def make_linear(in_features: int, out_features: int) -> nn.Linear:
     """Build a linear layer with a bias, initialised as PyTorch does by default."""
     return nn.Linear(in_features, out_features)
+
+
+def resize(x: Tensor, height: int, width: int) -> Tensor:
+    """Resize (n, c, h, w) to (n, c, height, width), bilinear between aligned corners."""
+    return F.interpolate(x, (height, width), mode="bilinear", align_corners=True)
+
+
+def adaptive_pool(x: Tensor, bins: int) -> Tensor:
+    """Average (n, c, h, w) over a grid: (n, c, bins, bins)."""
+    return F.adaptive_avg_pool2d(x, bins)

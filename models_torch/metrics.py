@@ -62,13 +62,16 @@ def per_class_iou(hist: np.ndarray) -> np.ndarray:
 def mean_iou(hist: np.ndarray, absent: str = "skip") -> float:
     """Mean of `per_class_iou`.
 
-    Classes neither labelled nor predicted are left out (`absent="skip"`, the default) or make the mean NaN
-    (`absent="nan"`, upstream's way: with all of Cityscapes' val it never happens). A class that
-    is predicted but not labelled has IoU 0 and counts. NaN if there is nothing at all.
+    Classes neither labelled nor predicted are left out (`absent="skip"`, the default), make the mean NaN
+    (`absent="nan"`, upstream's way: with all of Cityscapes' val it never happens) or count as 0 (`absent="zero"`,
+    ICNet's way). A class that is predicted but not labelled has IoU 0 and counts. NaN if there is nothing at
+    all, 0 with "zero".
     """
-    if absent not in ("skip", "nan"):
-        raise ValueError(f'absent is {absent!r}, it must be "skip" or "nan"')
+    if absent not in ("skip", "nan", "zero"):
+        raise ValueError(f'absent is {absent!r}, it must be "skip", "nan" or "zero"')
     ious = per_class_iou(hist)
+    if absent == "zero":
+        ious = np.nan_to_num(ious, nan=0.0)
     if absent == "skip":
         ious = ious[~np.isnan(ious)]
     return float(ious.mean()) if len(ious) else math.nan

@@ -67,8 +67,10 @@ def test_iou_and_absent_classes(side):
     assert metrics.pixel_accuracy(hist) == 14 / 20
     assert math.isnan(metrics.mean_iou(np.zeros((3, 3), np.int64)))
     assert math.isnan(metrics.pixel_accuracy(np.zeros((3, 3), np.int64)))
-    with pytest.raises(ValueError, match="absent is 'zero'"):
-        metrics.mean_iou(hist, absent="zero")
+    assert metrics.mean_iou(hist, absent="zero") == pytest.approx((6 / 9 + 8 / 14) / 4, rel=1e-15)
+    assert metrics.mean_iou(np.zeros((3, 3), np.int64), absent="zero") == 0
+    with pytest.raises(ValueError, match="absent is 'one'"):
+        metrics.mean_iou(hist, absent="one")
     # beyond what float32 counts (2^24) and what int32 holds
     assert metrics.pixel_accuracy(np.array([[2**40 + 1, 0], [0, 1]])) == 1.0
 
