@@ -569,8 +569,45 @@ _spec_options = _with([
 ])  # fmt: skip
 
 
+class Sides(click.ParamType):  # type: ignore[type-arg]
+    """Two or more of torch, paddle, onnx, onnx-plain, such as torch,onnx; the first is the reference."""
+
+    name = "sides"
+    known = ("torch", "paddle", "onnx", "onnx-plain")
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Parse it; a tuple stays as it is."""
+        sides = value if isinstance(value, tuple) else tuple(side.strip() for side in str(value).split(","))
+        unknown = [side for side in sides if side not in self.known]
+        if unknown:
+            self.fail(f"there is no side {unknown[0]!r}; there are {', '.join(self.known)}", param, ctx)
+        if len(sides) < 2 or len(set(sides)) < len(sides):
+            self.fail(f"{value!r} is not two or more different sides, such as torch,onnx", param, ctx)
+        return sides
+
+
+_sides_options = _with([
+    click.option(
+        "--sides", type=Sides(), default="torch,paddle", show_default=True,
+        help="Who computes, the reference first: two or more of torch, paddle, onnx (ONNX Runtime), onnx-plain (the "
+        "same without its graph optimisations). Three or more have a majority. For weights and forward.",
+    ),
+])  # fmt: skip
+_graph_options = _with([
+    click.option(
+        "--onnx", "graph", metavar="FILE", help="The graph of the onnx sides; exported from a framework by default."
+    ),
+    click.option(
+        "--onnx-from", type=click.Choice(["torch", "paddle"]),
+        help="The framework to export it from (torch if it is there).",
+    ),
+])  # fmt: skip
+
+
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    return _spec_options(_judging_options(_accepting_options(_output_options(command))))
+    return _spec_options(_graph_options(_judging_options(_accepting_options(_output_options(command)))))
 
 
 STAGES = {
@@ -624,6 +661,7 @@ def _stage_command(name: str, about: str, example: str) -> None:
         name, context_settings=SETTINGS, help=f"{about}\n\n\b\nExample: {example}", short_help=about
     )
     @_run_options
+    @_sides_options
     @click.option(
         "--repro",
         metavar="DIR",
@@ -642,19 +680,32 @@ for _name, (_about, _example) in STAGES.items():
 def _run(name: str, options: dict[str, Any]) -> None:
     from stdc_parity.align import report
     from stdc_parity.align.progress import show_progress
-    from stdc_parity.align.run import choose_rungs, choose_spec, run_rungs
+    from stdc_parity.align.run import choose_rungs, choose_spec
+    from stdc_parity.align.several import run_sides
 
     judging, threads, outputs = _judging(name, options), options.pop("threads"), _outputs(options)
-    repro = options.pop("repro")
+    repro, sides, onnx_from = options.pop("repro"), options.pop("sides"), options.pop("onnx_from")
+    _check_graph(sides, options["graph"], onnx_from)
     hold_against, quiet = _baseline(options), options.pop("quiet")
     rungs, options = choose_rungs(name, options)
     spec = choose_spec(**options)
     with show_progress(quiet=quiet) as progress:
         wanted = outputs["report_folder"] is not None
-        result = run_rungs(rungs, spec, judging, threads, progress, repro=repro, evidence=wanted)
+        result = run_sides(
+            sides, rungs, spec, judging, threads, progress, onnx_from=onnx_from, repro=repro, evidence=wanted
+        )
     result = hold_against(result)
     report.publish(result, **outputs)
     sys.exit(0 if result else 1)
+
+
+def _check_graph(sides: tuple[str, ...], graph: str | None, onnx_from: str | None) -> None:
+    """Raise UsageError if a graph is named that no side runs, or a framework to export one that is there."""
+    if (graph or onnx_from) and not {"onnx", "onnx-plain"} & set(sides):
+        option = "--onnx" if graph else "--onnx-from"
+        raise click.UsageError(f"{option} is for sides that run a graph, such as --sides torch,paddle,onnx.")
+    if graph and onnx_from:
+        raise click.UsageError("--onnx brings a graph and --onnx-from has one exported: say one of them.")
 
 
 def _judging(command: str, options: dict[str, Any]) -> Any:
@@ -687,7 +738,7 @@ def _outputs(options: dict[str, Any]) -> dict[str, Any]:
 @align.command(context_settings=SETTINGS)
 @_run_options
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--side", type=click.Choice(["torch", "paddle"]), required=True, help="Which side to record.")
+@click.option("--side", type=click.Choice(Sides.known), required=True, help="Which side to record.")
 @click.option(
     "--stage",
     type=click.Choice(list(STAGES)),
@@ -710,8 +761,10 @@ def record(run: Path, side: Any, stage: str, **options: Any) -> None:
     judging, threads, _ = _judging(stage, options), options.pop("threads"), _outputs(options)
     _baseline(options)
     options.pop("quiet")
+    onnx_from = options.pop("onnx_from")
+    _check_graph((side,), options["graph"], onnx_from)
     rungs, options = choose_rungs(stage, options)
-    for line in record_side(side, rungs, choose_spec(**options), run, judging, threads):
+    for line in record_side(side, rungs, choose_spec(**options), run, judging, threads, onnx_from):
         click.echo(line)
 
 

@@ -5,17 +5,17 @@ Comparing imports no framework and runs nothing from the records.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from stdc_parity.align.compare import (
-    REFERENCE,
     SIDES,
     Judging,
     arbiter_is_due,
-    ask_arbiter,
     describe_rule,
     judge_stage,
     limit_of,
@@ -24,31 +24,54 @@ from stdc_parity.align.gather import gather
 from stdc_parity.align.judge import compare_records
 from stdc_parity.align.ladder import RUNGS, Rung
 from stdc_parity.align.load import resolve
+from stdc_parity.align.majority import decide
 from stdc_parity.align.npy import read_npy_record
 from stdc_parity.align.pairs import find_pair
 from stdc_parity.align.record import load_record, stages_of
 from stdc_parity.align.result import Failure, RunResult, StageResult
-from stdc_parity.align.run import record_rung
-from stdc_parity.align.sides import default_threads, open_sides
-from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.run import SILENT, record_rung
+from stdc_parity.align.several import (
+    arbitrate_pair,
+    check_rungs,
+    open_with_exporter,
+    prepare_graph,
+    without_what_graphs_lack,
+)
+from stdc_parity.align.sides import GRAPH_SIDES, PACKAGES, default_threads
+from stdc_parity.align.spec import RunSpec, Side
 from stdc_parity.align.waivers import account_for, apply_waivers
-from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import CheckpointError, ParityError, UsageError
 
-OWN_BUSINESS = ("weights", "key")
-"""What of a spec the two sides may differ in: the path of the weights. Their hash counts."""
+OWN_BUSINESS = ("weights", "key", "graph")
+"""What of a spec the two sides may differ in: the path of the weights, whose hash counts, and of a graph."""
 
 
 def record_side(
-    side: Side, rungs: Sequence[str], spec: RunSpec, run: Path, judging: Judging, threads: int | None
+    side: Side,
+    rungs: Sequence[str],
+    spec: RunSpec,
+    run: Path,
+    judging: Judging,
+    threads: int | None,
+    onnx_from: Side | None = None,
 ) -> Iterator[str]:
     """Record `rungs` on one side into `run`, in float64 too where an arbiter may ask; a line for each.
+
+    A side that runs a graph has that of `spec`, or one that is exported first (`several.run_sides`).
 
     Raises MissingFramework, UsageError and CheckpointError as a run of both sides does, and ParityError if
     the side's own code fails.
     """
-    with open_sides((side,), threads or default_threads()) as processes:
-        resolve(spec)
+    if side in GRAPH_SIDES:
+        check_rungs((side,), rungs)
+    with (
+        open_with_exporter((side,), spec, threads or default_threads(), SILENT, onnx_from) as (processes, exporter),
+        tempfile.TemporaryDirectory() as temporary,
+    ):
+        pair, _ = resolve(spec)
+        graph = {}
+        if side in GRAPH_SIDES:
+            graph = prepare_graph(processes, exporter, spec, pair, Path(temporary), SILENT).job()
         for name in rungs:
             rung = RUNGS[name]
             chosen = rung.spec(spec)
@@ -56,7 +79,10 @@ def record_side(
             if rung.arbitrated and chosen.dtype == "float32" and judging.arbiter != "never":
                 specs.append((replace(chosen, dtype="float64"), run / "float64"))
             for each, folder in specs:
-                answer = record_rung(processes, rung, each, folder)[side]
+                answer = record_rung({side: processes[side]}, rung, each, folder, graph=graph)[side]
+                if isinstance(answer, Failure) and side in GRAPH_SIDES and each.dtype != chosen.dtype:
+                    yield f"{name}: no float64 record: {answer.message}"
+                    continue
                 if isinstance(answer, Failure):
                     raise ParityError(
                         f"the {side} side failed at {name}: {answer.message}", answer.note or None
@@ -73,21 +99,21 @@ def compare_folders(first: Path, second: Path, judging: Judging) -> RunResult:
     if first.suffix == ".npy" or second.suffix == ".npy":
         return _compare_npy(first, second, judging)
     folders = _sides_in(first, second)
-    shared = [
-        name for name in RUNGS if all(name in stages_of(folder, side) for side, folder in folders.items())
-    ]
-    alone = {side: set(stages_of(folder, side)) - set(shared) for side, folder in folders.items()}
-    if not shared:
-        raise CheckpointError(
-            f"the two sides have no stage in common: {', '.join(f'{side} {sorted(s)}' for side, s in alone.items())}"
-        )
+    recorded = {side: set(stages_of(folder, side)) for side, folder in folders.items()}
     results, specs = [], []
-    for name in shared:
-        result, spec = _compare_rung(RUNGS[name], folders, judging)
-        result = apply_waivers(result, judging.waivers)
-        apart = {side: folder / "isolated" for side, folder in folders.items()}
-        results.append(gather(result, spec, find_pair(spec.pair, base=spec.base), folders, apart))
-        specs.append(spec)
+    for name in RUNGS:
+        for a, b in combinations(folders, 2):
+            if name not in recorded[a] & recorded[b]:
+                continue
+            two = {a: folders[a], b: folders[b]}
+            result, spec = _compare_rung(RUNGS[name], two, judging)
+            result = apply_waivers(replace(result, sides=(a, b) if len(folders) > 2 else ()), judging.waivers)
+            apart = {side: folder / "isolated" for side, folder in two.items()}
+            results.append(gather(result, spec, find_pair(spec.pair, base=spec.base), two, apart))
+            specs.append(spec)
+    if not results:
+        alone = ", ".join(f"{side} {sorted(stages)}" for side, stages in recorded.items())
+        raise CheckpointError(f"the sides have no stage in common: {alone}")
     pair = find_pair(specs[0].pair, base=specs[0].base)
     return RunResult(
         specs[0],
@@ -95,6 +121,8 @@ def compare_folders(first: Path, second: Path, judging: Judging) -> RunResult:
         pair.stages,
         results,
         account_for(judging.waivers, results),
+        sides=tuple(folders),
+        majority=decide(list(folders), results, None) if len(folders) > 2 else None,
     )
 
 
@@ -105,27 +133,32 @@ def _compare_rung(rung: Rung, folders: Mapping[Side, Path], judging: Judging) ->
     rule = describe_rule(rung, judging.tolerance)
     result = StageResult(rung.name, [], rule, facts=facts, limit=limit_of(rung, judging.tolerance))
     result = judge_stage(rung, result, folders, spec.dtype, pair, judging)
-    wide = {side: folder / "float64" for side, folder in folders.items()}
-    recorded = all(rung.name in stages_of(folder, side) for side, folder in wide.items())
+    result = without_what_graphs_lack(result, list(folders))
     if arbiter_is_due(rung, result, spec.dtype, judging):
-        if recorded:
-            return ask_arbiter(rung, result, folders, wide, pair, judging), spec
+        wide = {side: folder / "float64" for side, folder in folders.items()}
+        wide = {side: folder for side, folder in wide.items() if rung.name in stages_of(folder, side)}
+        graphs = [side for side in folders if side in GRAPH_SIDES and side not in wide]
+        if len(wide) == len(folders) or (wide and graphs):
+            why = dict.fromkeys(graphs, "ONNX Runtime has none for its graph")
+            return arbitrate_pair(rung, result, folders, wide, pair, judging, why), spec
         remark = "The arbiter could not be asked: both sides would have to be recorded in float64 too."
         result = replace(result, remarks=[*result.remarks, remark])
     return result, spec
 
 
 def _sides_in(first: Path, second: Path) -> dict[Side, Path]:
-    """Which of the folders has which side."""
+    """Which of the folders has which side, the reference first. Raises CheckpointError for fewer than two."""
     folders: dict[Side, Path] = {}
-    for side in SIDES:
+    for side in PACKAGES:
         found = [folder for folder in dict.fromkeys((first, second)) if (folder / side).is_dir()]
-        if not found:
-            raise CheckpointError(
-                f"{first}: there is no record of the {side} side",
-                note=f"stdc-align record --side {side} --stage forward {first}",
-            )
-        folders[side] = found[0]
+        if found:
+            folders[side] = found[0]
+    if len(folders) < 2:
+        side = next(side for side in SIDES if side not in folders)
+        raise CheckpointError(
+            f"{first}: there is no record of the {side} side",
+            note=f"stdc-align record --side {side} --stage forward {first}",
+        )
     if first != second and len(set(folders.values())) == 1:
         raise UsageError(
             f"{first} has both sides, so {second} is one too many", "Name one folder, or one for each side."
@@ -137,11 +170,11 @@ def _same_run(name: str, facts: Mapping[Side, Mapping[str, Any]]) -> RunSpec:
     """The options of both records. Raises UsageError that says what differs."""
     try:
         specs = {side: dict(each["spec"]) for side, each in facts.items()}
-        spec = RunSpec.from_json(specs[REFERENCE])
+        spec = RunSpec.from_json(next(iter(specs.values())))
         hashes = {side: (each["weights_sha256"], each["input_sha256"]) for side, each in facts.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{name}: a run.json lacks the facts of the run ({error})") from None
-    a, b = (specs[side] for side in SIDES)
+    a, b = specs.values()
     different = [
         f"{key} {a.get(key)} and {b.get(key)}"
         for key in sorted(a.keys() | b.keys())

@@ -7,7 +7,7 @@ hides under a float32 tolerance, such as a wrong epsilon, shows in float64.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from stdc_parity.align.judge import allowed
 from stdc_parity.align.pair import Floor
 from stdc_parity.align.record import Record
 from stdc_parity.align.result import Arbitration, Comparison, Verdict
+from stdc_parity.align.spec import Side
 
 AGREED = 1e-9
 """The largest fraction of a tap's scale that two sides may differ by in float64, where no floor is known.
@@ -57,6 +58,31 @@ def arbitrate(
             envelope = so_far
         noise = max(so_far) if comparison.kind == "gradient" else min(so_far)
         judged.append(_judge(comparison, measured, noise))
+    return judged
+
+
+def arbitrate_alone(
+    comparisons: Sequence[Comparison], single: Mapping[Side, Record], double: Record
+) -> list[Comparison]:
+    """Ask one side's float64 record about taps that differ in float32, where the other side has none.
+
+    Rounding: the side without float64 is about as far from that result as the other side's own float32 one. That
+    there is no gap between two float64 results, which would show a small fault, cannot be said.
+    """
+    envelope = 0.0
+    judged = []
+    for comparison in comparisons:
+        wide = double.arrays.get(comparison.tap)
+        if comparison or comparison.why or wide is None or wide.shape != comparison.shape:
+            judged.append(comparison)
+            continue
+        scale = float(np.abs(wide[np.isfinite(wide)]).max(initial=0)) or 1.0
+        noise = {side: _distance(record.arrays[comparison.tap], wide) / scale for side, record in single.items()}
+        envelope = max(envelope, noise[double.side])
+        figures = Arbitration(float("nan"), AGREED, noise)
+        explained = comparison.relative <= NOISE_FACTOR * envelope
+        verdict = Verdict.ROUNDING if explained else Verdict.DIVERGED
+        judged.append(replace(comparison, verdict=verdict, arbiter=figures))
     return judged
 
 

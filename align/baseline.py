@@ -40,6 +40,7 @@ def load_baseline(path: Path) -> Json:
         if version == SCHEMA_VERSION:
             {stage["stage"]: [_figures(tap) for tap in stage["taps"]] for stage in report["stages"]}
             {**report["spec"]}
+            [*report["sides"]]
     except OSError as error:
         raise CheckpointError(f"--baseline {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -59,15 +60,24 @@ def hold_against(result: RunResult, baseline: Json, source: str, factor: float =
     appeared or vanished. Raises UsageError if the two are not runs of the same thing.
     """
     now = to_json(result)
-    _check_spec(now["spec"], baseline["spec"], source)
-    before = {stage["stage"]: stage for stage in baseline["stages"]}
-    after = {stage["stage"]: stage for stage in now["stages"]}
+    _check_spec(now["spec"] | {"sides": now["sides"]}, baseline["spec"] | {"sides": baseline["sides"]}, source)
+    before = {_title(stage, baseline): stage for stage in baseline["stages"]}
+    after = {_title(stage, now): stage for stage in now["stages"]}
     changes = [Change(name, "", "vanished") for name in before if name not in after]
     for name, stage in after.items():
-        changes += _stage_changes(stage, before[name], factor) if name in before else [Change(name, "", "appeared")]
+        if name in before:
+            changes += _stage_changes(name, stage, before[name], factor)
+        else:
+            changes.append(Change(name, "", "appeared"))
     differ = [name for name in after if name in before and _hashes(after[name]) != _hashes(before[name])]
     remarks = [f"The weights or inputs are not the baseline's: {', '.join(differ)}."] if differ else []
     return replace(result, baseline=BaselineResult(source, factor, changes, remarks))
+
+
+def _title(stage: Json, report: Json) -> str:
+    """What tells a rung's results apart: its name, with its two sides in a run of more."""
+    sides = stage.get("sides", report["sides"])
+    return stage["stage"] if sides == report["sides"] else f"{stage['stage']} {'/'.join(sides)}"
 
 
 def _check_spec(now: Json, before: Json, source: str) -> None:
@@ -85,22 +95,22 @@ def _hashes(stage: Json) -> list[Any]:
     return [(facts.get("weights_sha256"), facts.get("input_sha256")) for _, facts in sorted(stage["facts"].items())]
 
 
-def _stage_changes(now: Json, before: Json, factor: float) -> Iterator[Change]:
+def _stage_changes(title: str, now: Json, before: Json, factor: float) -> Iterator[Change]:
     """A rung that is not judged as a whole, now or then, is compared as a whole: its taps are not all there."""
     whole = [not stage["blocked_by"] and not stage["failures"] for stage in (now, before)]
     if not all(whole):
         if now["verdict"] not in HOLDS and before["verdict"] in HOLDS:
-            yield Change(now["stage"], "", "fails now")
+            yield Change(title, "", "fails now")
         return
     old = {tap["tap"]: tap for tap in before["taps"]}
     new = {tap["tap"]: tap for tap in now["taps"]}
-    yield from (Change(now["stage"], name, "vanished") for name in old if name not in new)
+    yield from (Change(title, name, "vanished") for name in old if name not in new)
     for name, tap in new.items():
         if name not in old:
-            yield Change(now["stage"], name, "appeared")
+            yield Change(title, name, "appeared")
         elif (what := _tap_change(tap, old[name], factor, now["stage"])) is not None:
             errors = [float(each["relative"]) for each in (old[name], tap)]
-            yield Change(now["stage"], name, what, *errors)
+            yield Change(title, name, what, *errors)
 
 
 def _tap_change(now: Json, before: Json, factor: float, stage: str) -> Any:

@@ -17,8 +17,8 @@ from stdc_parity.align.localise import blame, own, uncalled
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record, Tap, load_record
 from stdc_parity.align.result import Comparison, StageResult, Verdict, Waiver
+from stdc_parity.align.spec import Side
 from stdc_parity.align.stages import metric, train
-from stdc_parity.converters.architecture import Side
 
 SIDES: tuple[Side, Side] = ("torch", "paddle")
 REFERENCE: Side = "torch"
@@ -38,12 +38,12 @@ class Judging:
 
 
 Folders = Mapping[Side, Path]
-"""Where each side's records lie; the same folder for both in a run of both sides."""
+"""Where each side's records lie, the reference's first; the same folder for both in a run of both sides."""
 
 
 def load_pair(folders: Folders, name: str) -> tuple[Record, Record]:
     """Both sides' records called `name`, the reference's first."""
-    first, second = (load_record(folders[side], side, name) for side in SIDES)
+    first, second = (load_record(folder, side, name) for side, folder in folders.items())
     return first, second
 
 
@@ -71,7 +71,7 @@ def judge_stage(
         comparisons, remarks = judge_metric(reference, other, judging.tolerance)
         return replace(result, comparisons=comparisons, remarks=remarks)
     if rung.stage == train.STAGE:
-        control = load_record(folders[REFERENCE], REFERENCE, CONTROL)
+        control = load_record(folders[reference.side], reference.side, CONTROL)
         comparisons, remarks = judge_train(reference, other, control)
         return replace(result, comparisons=comparisons, remarks=remarks)
     floors = pair.floors if dtype == "float64" else ()

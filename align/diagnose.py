@@ -20,10 +20,9 @@ from stdc_parity.align.record import Record, load_record
 from stdc_parity.align.repro import write_repro
 from stdc_parity.align.result import Comparison, Diagnosis, Failure, StageResult
 from stdc_parity.align.sides import Worker
-from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.spec import RunSpec, Side
 from stdc_parity.align.stages.explain import METRIC
 from stdc_parity.align.tracing import Edit
-from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import ParityError
 
 MAX_EXPLAINED = 4

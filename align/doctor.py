@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from stdc_parity.align.sides import PACKAGES, default_threads, open_sides
-from stdc_parity.converters.architecture import Side
+from stdc_parity.align.spec import Side
 
 WATCHED = {
     "NVIDIA_TF32_OVERRIDE": "0 switches TF32 off for both frameworks; unset, Paddle uses it on Ampere and later",

@@ -26,13 +26,13 @@ def describe_environment(result: RunResult) -> dict[str, Any]:
     for stage in result.stages:
         for side, facts in stage.facts.items():
             sides.setdefault(side, {key: value for key, value in facts.items() if key not in OF_THE_RUN})
-    failures = {stage.stage: {each.side: each.note for each in stage.failures} for stage in result.stages}
+    failures = {stage.title: {each.side: each.note for each in stage.failures} for stage in result.stages}
     return {
         "stdc_parity": _version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "sides": sides,
-        "seconds": {s.stage: {side: round(t, 3) for side, t in s.seconds.items()} for s in result.stages},
+        "seconds": {s.title: {side: round(t, 3) for side, t in s.seconds.items()} for s in result.stages},
         "last_words": {stage: notes for stage, notes in failures.items() if notes},
     }
 
@@ -47,7 +47,7 @@ def describe_last_words(result: RunResult) -> Iterator[str]:
     for stage in result.stages:
         for failure in stage.failures:
             if failure.note:
-                yield f"{stage.stage}, {failure.side}:"
+                yield f"{stage.title}, {failure.side}:"
                 yield from failure.note.splitlines()
 
 

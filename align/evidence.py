@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stdc_parity.align.framework import Array
-from stdc_parity.converters.architecture import Side
+from stdc_parity.align.spec import Side
 
 PictureKind = Literal["scene", "image", "classes", "label", "error", "disagreement"]
 

@@ -8,14 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from stdc_parity.align.compare import SIDES, Folders, load_pair
+from stdc_parity.align.compare import Folders, load_pair
 from stdc_parity.align.evidence import Evidence, Numbers, Picture
 from stdc_parity.align.framework import Array
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record
 from stdc_parity.align.result import Comparison, StageResult, badness
-from stdc_parity.align.spec import RunSpec
-from stdc_parity.converters.architecture import Side
+from stdc_parity.align.spec import RunSpec, Side
 from stdc_parity.converters.errors import CheckpointError
 from stdc_parity.fixtures import scenes
 from stdc_parity.fixtures.images import seeded_image
@@ -88,10 +87,11 @@ def _is_matrix(comparison: Comparison) -> bool:
 def _evidence(
     comparison: Comparison, own: bool, records: tuple[Record, Record], spec: RunSpec, pair: Pair
 ) -> Evidence:
-    arrays = {side: record.arrays[comparison.tap] for side, record in zip(SIDES, records, strict=True)}
+    arrays = {record.side: record.arrays[comparison.tap] for record in records}
     finite = {side: _finite(array) for side, array in arrays.items()}
     bounds = _bounds(list(finite.values()))
-    same = arrays[SIDES[0]].shape == arrays[SIDES[1]].shape
+    a, b = arrays.values()
+    same = a.shape == b.shape
     return Evidence(
         tap=comparison.tap,
         own=own,
@@ -99,7 +99,7 @@ def _evidence(
         bounds=bounds,
         counts={side: np.histogram(values, CELLS, bounds)[0] for side, values in finite.items()},
         pictures=_pictures(comparison, arrays, records, spec, pair),
-        elements=arrays if same and 1 < arrays[SIDES[0]].size <= FEW else {},
+        elements=arrays if same and 1 < a.size <= FEW else {},
         confusion=arrays if same and _is_matrix(comparison) else {},
     )
 
@@ -135,7 +135,7 @@ def _bounds(values: Sequence[Array]) -> tuple[float, float]:
 def _pictures(
     comparison: Comparison, arrays: Arrays, records: tuple[Record, Record], spec: RunSpec, pair: Pair
 ) -> list[Picture]:
-    a, b = (arrays[side] for side in SIDES)
+    a, b = arrays.values()
     if comparison.kind == "sample":
         return _of_samples(comparison, arrays)
     if comparison.kind == "prediction":
@@ -171,7 +171,7 @@ def _scene(comparison: Comparison, spec: RunSpec, pair: Pair) -> Array | None:
 
 def _of_samples(comparison: Comparison, arrays: Arrays) -> list[Picture]:
     """Both sides' images or labels, (h, w, 3) or (h, w), and where they differ."""
-    a, b = (arrays[side] for side in SIDES)
+    a, b = arrays.values()
     if any(array.ndim not in (2, 3) or min(array.shape[:2]) < 2 for array in (a, b)):
         return []
     pictures = []
@@ -190,7 +190,7 @@ def _of_samples(comparison: Comparison, arrays: Arrays) -> list[Picture]:
 
 def _of_classes(classes: Arrays, scene: Array | None, label: Array | None) -> list[Picture]:
     """The scene, the truth, both sides' winning classes (h, w), and where they disagree."""
-    a, b = (classes[side] for side in SIDES)
+    a, b = classes.values()
     if a.shape != b.shape:
         return []
     apart = a != b

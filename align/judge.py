@@ -15,7 +15,7 @@ from stdc_parity.align.framework import Array
 from stdc_parity.align.pair import Floor
 from stdc_parity.align.record import Record, Tap
 from stdc_parity.align.result import Comparison, Verdict
-from stdc_parity.converters.architecture import Side
+from stdc_parity.align.spec import Side
 
 UNJUDGED = ("input", "margin")
 """Kinds of taps that go along with others and are not compared themselves."""

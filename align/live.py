@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from stdc_parity.align.compare import REFERENCE, SIDES, Judging
+from stdc_parity.align.compare import Judging
 from stdc_parity.align.describe import describe_run, describe_waivers
 from stdc_parity.align.framework import Array, Framework, Network, load_framework
 from stdc_parity.align.judge import Tolerance
@@ -24,14 +24,16 @@ from stdc_parity.align.report import write_report
 from stdc_parity.align.result import Failure, RunResult, StageResult, Verdict
 from stdc_parity.align.run import climb_pair
 from stdc_parity.align.session import Session
-from stdc_parity.align.sides import missing_framework, read_reply
+from stdc_parity.align.sides import Worker, missing_framework, read_reply
 from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.spec import Side as AnySide
 from stdc_parity.align.waivers import load_waivers
 from stdc_parity.align.worker import answer
 from stdc_parity.converters.architecture import Side, is_transposed
 from stdc_parity.converters.errors import UsageError
 
-OTHER: Side = SIDES[1]
+REFERENCE: Side = "torch"
+OTHER: Side = "paddle"
 
 
 class LiveSession(Session):
@@ -101,7 +103,7 @@ def check_parity(
     children = [path for path, _ in sides[REFERENCE][0].modules(torch_module) if path]
     pair = Pair(name, {}, None, ("output",), tuple(path for path in children if "." not in path))
     arrays = _arrays(inputs)
-    workers = {
+    workers: dict[AnySide, Worker] = {
         side: LiveSide(side, LiveSession(framework, module, tensors[side], arrays, pair))
         for side, (framework, module) in sides.items()
     }

@@ -14,6 +14,7 @@ from stdc_parity.converters.convert import open_state_dict, weights_for
 from stdc_parity.converters.errors import UsageError
 from stdc_parity.converters.plan import choose_architecture
 from stdc_parity.converters.statedict import StateDict, find_state_dict
+from stdc_parity.fixtures.images import seeded_image
 from stdc_parity.fixtures.weights import draw, seeded_weights
 
 
@@ -61,6 +62,17 @@ def describe_weights(spec: RunSpec, source: Source | None, pair: Pair) -> str:
     remark = "" if whole else f", the rest seeded (seed {spec.seed})"
     files = f"{spec.weights} and {spec.converted}" if spec.converted else spec.weights
     return f"{files}: {source.architecture.describe()}{remark}"
+
+
+def draw_inputs(pair: Pair, spec: RunSpec) -> list[Array]:
+    """What the pair's network is called with; floating-point arrays are in the dtype of `spec`."""
+    arrays = pair.inputs(spec) if pair.inputs is not None else (seeded_image(spec.size, spec.batch, spec.seed),)
+    return [in_dtype(array, spec.dtype) for array in arrays]
+
+
+def in_dtype(array: Array, dtype: str) -> Array:
+    """The array in `dtype` if it is of a floating-point one."""
+    return array.astype(dtype) if array.dtype.kind == "f" else array
 
 
 def side_weights(side: Side, spec: RunSpec) -> tuple[dict[str, Array], dict[str, Array]]:

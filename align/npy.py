@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from stdc_parity.align.record import Record, Tap
-from stdc_parity.converters.architecture import Side
+from stdc_parity.align.spec import Side
 from stdc_parity.converters.errors import CheckpointError, shown
 from stdc_parity.converters.pickle_table import PLAIN
 from stdc_parity.converters.pickle_values import settle

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from stdc_parity.align.render_terminal import COLOURS
 from stdc_parity.align.result import StageResult
-from stdc_parity.converters.architecture import Side
+from stdc_parity.align.spec import Side
 from stdc_parity.converters.errors import shown
 
 MAX_TAP = 60

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from stdc_parity.align.framework import Array
-from stdc_parity.converters.architecture import Side
+from stdc_parity.align.spec import Side
 from stdc_parity.converters.errors import CheckpointError
 from stdc_parity.converters.mapped import Mapped
 from stdc_parity.converters.safetensors_file import read_safetensors, write_safetensors

@@ -12,6 +12,7 @@ import numpy as np
 from stdc_parity.align.describe import describe_baseline, describe_run, describe_waivers
 from stdc_parity.align.evidence import Evidence, Picture
 from stdc_parity.align.ladder import RUNGS
+from stdc_parity.align.majority import describe_majority
 from stdc_parity.align.render_html_images import class_colour, class_name, data_url
 from stdc_parity.align.render_html_plots import depth_plot, histogram, kinds_in, legend_mark, loss_curves
 from stdc_parity.align.render_html_tree import build_tree, count_signs
@@ -23,7 +24,7 @@ from stdc_parity.align.render_terminal import (
     next_command,
 )
 from stdc_parity.align.result import Comparison, Diagnosis, RunResult, StageResult, Verdict, badness
-from stdc_parity.converters.architecture import Side
+from stdc_parity.align.spec import Side
 from stdc_parity.converters.atomic import atomic_write
 from stdc_parity.converters.errors import MissingFramework
 
@@ -98,7 +99,8 @@ def _page(result: RunResult) -> Mapping[str, Any]:
         "symbol": SYMBOLS[result.verdict.value],
         "sentence": f"says-{result.verdict.value}",
         "held": sum(bool(stage) for stage in result.stages),
-        "found": [(stage.stage, group) for stage in result.stages for group in _by_cause(stage)],
+        "majority": list(describe_majority(result)),
+        "found": [(stage.title, group) for stage in result.stages for group in _by_cause(stage)],
         "accepted": [*describe_waivers(result), *describe_baseline(result)],
         "refused": "" if bool(result) == bool(result.verdict) else describe_run(result),
         "facts": list(_facts(result)),
@@ -122,7 +124,8 @@ def _facts(result: RunResult) -> Iterator[tuple[str, str]]:
 
 def _environment(result: RunResult) -> Mapping[str, Any]:
     """What differs between repetitions of a run: versions of the frameworks, flags, seconds, a crash's last words."""
-    facts = next((stage.facts for stage in result.stages if stage.facts), {})
+    facts = {side: each for stage in result.stages[::-1] for side, each in stage.facts.items()}
+    facts = {side: facts[side] for side in result.sides if side in facts}
     names = dict.fromkeys(
         key
         for each in facts.values()
@@ -131,11 +134,11 @@ def _environment(result: RunResult) -> Mapping[str, Any]:
     )
     rows = [(name, [str(each.get(name, "")) for each in facts.values()]) for name in names]
     seconds = [
-        (stage.stage, [f"{stage.seconds.get(side, 0.0):.2f}" for side in facts])
+        (stage.title, [f"{stage.seconds.get(side, 0.0):.2f}" for side in facts])
         for stage in result.stages
         if stage.seconds
     ]
-    words = [(stage.stage, failure) for stage in result.stages for failure in stage.failures if failure.note]
+    words = [(stage.title, failure) for stage in result.stages for failure in stage.failures if failure.note]
     return {"sides": list(facts), "rows": rows, "seconds": seconds, "last_words": words}
 
 
@@ -146,7 +149,8 @@ def _stage(stage: StageResult, result: RunResult) -> Mapping[str, Any]:
     blamed = list(stage.blamed[:MOST_BLAMED])
     first = [] if blamed or stage.again else bad[:1]
     return {
-        "name": stage.stage,
+        "name": stage.title,
+        "stage": stage.stage,
         "about": RUNGS[stage.stage].about if stage.stage in RUNGS else "",
         "verdict": stage.verdict.value,
         "symbol": SYMBOLS[stage.verdict.value],

@@ -165,7 +165,8 @@ def _figures(stage: StageResult) -> Iterator[float]:
     for comparison in (*stage.comparisons, *stage.parts, *stage.blamed):
         yield comparison.relative
         if comparison.arbiter is not None:
-            yield from (comparison.arbiter.gap64, *comparison.arbiter.noise.values())
+            figures = (comparison.arbiter.gap64, *comparison.arbiter.noise.values())
+            yield from (figure for figure in figures if not math.isnan(figure))
 
 
 def _kind(comparison: Comparison, stage: StageResult) -> str:

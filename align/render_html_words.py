@@ -32,6 +32,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "Given equal inputs, these still differ. Everything else that differs inherits it.",
         "输入相同，输出仍然不同。其余的差异都由此继承而来。",
     ),
+    "majority": ("What the sides say together", "各侧表决"),
     "facts": ("The run", "本次运行"),
     "pair": ("Pair", "网络对"),
     "weights": ("Weights", "权重"),

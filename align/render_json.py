@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from stdc_parity.align.environment import OF_THE_RUN, describe_environment
+from stdc_parity.align.majority import describe_majority
 from stdc_parity.align.result import BaselineResult, Comparison, RunResult, StageResult, WaiverUse
-from stdc_parity.converters.architecture import Side
+from stdc_parity.align.spec import Side
 
 SCHEMA_VERSION = 1
 SCHEMA = Path(__file__).with_name("report.schema.json")
@@ -35,9 +36,11 @@ def to_json(result: RunResult) -> dict[str, Any]:
         "holds": bool(result),
         "weights": result.weights,
         "spec": result.spec.to_json(),
+        "sides": list(result.sides),
         "groups": list(result.groups),
         "left_out": dict(result.left_out),
-        "stages": [_stage(stage) for stage in result.stages],
+        "stages": [_stage(stage, result.sides) for stage in result.stages],
+        "majority": None if result.majority is None else _majority(result),
         "waivers": [_use(use) for use in result.waivers],
         "baseline": None if result.baseline is None else _baseline(result.baseline),
         "environment": describe_environment(result),
@@ -79,10 +82,24 @@ def _rounded(value: float, digits: int) -> float | str:
     return float(f"{value:.{digits}g}") if math.isfinite(value) else str(float(value))
 
 
-def _stage(stage: StageResult) -> dict[str, Any]:
+def _majority(result: RunResult) -> dict[str, Any]:
+    majority = result.majority
+    assert majority is not None
+    return {
+        "sides": list(majority.sides),
+        "odd": list(majority.odd),
+        "source": majority.source,
+        "failed": list(majority.failed),
+        "said": list(describe_majority(result)),
+        "votes": [asdict(vote) for vote in majority.votes],
+    }
+
+
+def _stage(stage: StageResult, sides: Sequence[Side]) -> dict[str, Any]:
     facts = {side: {k: v for k, v in each.items() if k in OF_THE_RUN} for side, each in stage.facts.items()}
     return {
         "stage": stage.stage,
+        "sides": list(stage.sides or sides),
         "verdict": stage.verdict.value,
         "tolerance": stage.tolerance,
         "facts": facts,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stdc_parity.align.describe import describe_baseline, describe_change, describe_waiver
 from stdc_parity.align.environment import describe_last_words, list_environment
+from stdc_parity.align.majority import describe_majority
 from stdc_parity.align.render_terminal import describe_again, describe_block, describe_cause, describe_failure
 from stdc_parity.align.result import Comparison, RunResult, StageResult, Verdict
 from stdc_parity.converters.atomic import atomic_write
@@ -29,7 +30,7 @@ def to_junit(result: RunResult) -> ET.Element:
     suites = ET.Element("testsuites", name=_clean(f"stdc-align {result.spec.pair}"))
     for stage in result.stages:
         suites.append(_counted(_suite(stage, result.spec.pair)))
-    for suite in (_waivers(result), _baseline(result)):
+    for suite in (_majority(result), _waivers(result), _baseline(result)):
         if len(suite):
             suites.append(_counted(suite))
     suites.append(_counted(_environment(result)))
@@ -47,16 +48,27 @@ def write_junit(result: RunResult, path: Path) -> None:
 
 
 def _suite(stage: StageResult, pair: str) -> ET.Element:
-    suite = ET.Element("testsuite", name=stage.stage)
+    suite = ET.Element("testsuite", name=stage.title)
     suite.append(_rung(stage, pair))
     for comparison in [c for c in stage.comparisons if not c][:MAX_TAPS]:
-        case = _case(f"{pair}.{stage.stage}", f"{stage.stage}: {comparison.tap or '(the network)'}")
+        case = _case(f"{pair}.{stage.title}", f"{stage.title}: {comparison.tap or '(the network)'}")
         message = comparison.why or f"{comparison.relative:.3g} of scale"
         _add(case, "failure", message, _describe(stage, comparison))
         suite.append(case)
     for comparison in [c for c in stage.comparisons if c.waiver is not None][:MAX_TAPS]:
-        case = _case(f"{pair}.{stage.stage}", f"{stage.stage}: {comparison.tap}, waived")
+        case = _case(f"{pair}.{stage.title}", f"{stage.title}: {comparison.tap}, waived")
         _add(case, "skipped", f"waived: {comparison.waiver.reason}" if comparison.waiver else "")
+        suite.append(case)
+    return suite
+
+
+def _majority(result: RunResult) -> ET.Element:
+    """A case that says which side is the odd one out, and fails if one is, or if there is no majority."""
+    suite = ET.Element("testsuite", name="majority")
+    if result.majority is not None:
+        case, lines = _case("majority", " ".join(result.sides)), list(describe_majority(result))
+        agree = not result.majority.votes and not result.majority.failed
+        _add(case, "system-out" if agree else "failure", lines[0], lines)
         suite.append(case)
     return suite
 
@@ -88,7 +100,7 @@ def _baseline(result: RunResult) -> ET.Element:
 
 
 def _rung(stage: StageResult, pair: str) -> ET.Element:
-    case = _case(pair, stage.stage)
+    case = _case(pair, stage.title)
     if stage.verdict is Verdict.BLOCKED:
         _add(case, "skipped", describe_block(stage))
     for failure in stage.failures:

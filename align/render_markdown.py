@@ -14,6 +14,7 @@ from stdc_parity.align.describe import (
     waived_taps,
 )
 from stdc_parity.align.environment import describe_last_words, list_environment
+from stdc_parity.align.majority import describe_majority
 from stdc_parity.align.render_terminal import (
     describe_again,
     describe_block,
@@ -66,6 +67,10 @@ def _blocks(result: RunResult) -> Iterator[list[str]]:
     left_out = [_cell(line) for line in describe_left_out(result)]
     if left_out:
         yield left_out
+    said = list(describe_majority(result))
+    if said:
+        yield ["## Majority"]
+        yield [f"- {_cell(line)}" for line in said]
     yield from _accepted(result)
     found = list(describe_own(result))
     if len(found) > 1:
@@ -107,17 +112,17 @@ def _environment(result: RunResult) -> Iterator[str]:
 def _row(stage: StageResult) -> str:
     verdict = f"{MARKS[stage.verdict]} {stage.verdict.value}"
     if stage.verdict is Verdict.BLOCKED:
-        return f"| {stage.stage} | {verdict}: {describe_block(stage)} | | | | |"
+        return f"| {stage.title} | {verdict}: {describe_block(stage)} | | | | |"
     verdict += f", part by part, for {stage.blocked_by} failed" if stage.blocked_by else ""
     worst = stage.worst
     name, figure = (worst.tap, worst.why or f"{worst.relative:.1e}") if worst is not None else ("", "")
     bad = sum(not c for c in stage.comparisons)
     verdict += f", {waived} waived" if (waived := waived_taps(stage)) else ""
-    return f"| {stage.stage} | {verdict} | {len(stage.comparisons)} | {bad} | `{_cell(name)}` | {_cell(figure)} |"
+    return f"| {stage.title} | {verdict} | {len(stage.comparisons)} | {bad} | `{_cell(name)}` | {_cell(figure)} |"
 
 
 def _explanation(stage: StageResult, result: RunResult) -> Iterator[list[str]]:
-    yield [f"## {stage.stage}"]
+    yield [f"## {stage.title}"]
     for failure in stage.failures:
         yield [f"The {failure.side} side failed: {_escape(shown(failure.message, 500))}"]
     taps = stage.blamed or ([] if stage.again else [c for c in stage.comparisons if not c][:1])

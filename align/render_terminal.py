@@ -15,6 +15,8 @@ from stdc_parity.align.describe import (
     waived_taps,
 )
 from stdc_parity.align.ladder import RUNGS
+from stdc_parity.align.majority import describe_majority
+from stdc_parity.align.render_sides import SideRow, side_heads, side_rows, to_explain
 from stdc_parity.align.result import Comparison, RunResult, StageResult, Verdict, badness
 from stdc_parity.converters.errors import shown
 
@@ -44,16 +46,61 @@ def render(result: RunResult, console: Console, *, verbose: bool = False) -> Non
     shape = f"{spec.batch}x3x{spec.size[0]}x{spec.size[1]}"
     console.print(Text(f"{spec.pair} · {shown(result.weights, 200)}"), soft_wrap=True)
     console.print(Text(f"{shape} {spec.dtype} · {spec.mode} mode · seed {spec.seed}"), soft_wrap=True)
-    facts = next((stage.facts for stage in result.stages if stage.facts), {})
+    facts = {side: each for stage in result.stages[::-1] for side, each in stage.facts.items()}
     sides = [
-        f"{side} {each.get(side)}, {_threads(each.get('threads'))}" for side, each in facts.items()
+        f"{side} {facts[side].get(side)}, {_threads(facts[side].get('threads'))}"
+        for side in result.sides
+        if side in facts
     ]
+    graphs = {f"graph {shown(each['graph'], 200)}" for each in facts.values() if "graph" in each}
+    sides += sorted(graphs)
     console.print(Text(" · ".join(sides)), style="dim", soft_wrap=True)
-    if len(result.stages) == 1 and not result.left_out:
+    if result.majority is not None:
+        _render_sides(result, console, verbose)
+    elif len(result.stages) == 1 and not result.left_out:
         _render_stage(result.stages[0], result, console, verbose)
     else:
         _render_ladder(result, console, verbose)
     _render_accepted(result, console)
+
+
+def _render_sides(result: RunResult, console: Console, verbose: bool) -> None:
+    """A table with a column for every two sides, their verdicts, and what a majority says."""
+    rungs = dict.fromkeys(stage.stage for stage in result.stages)
+    for rung in rungs:
+        stages = [stage for stage in result.stages if stage.stage == rung]
+        rows = side_rows(result, stages, None if verbose else lambda c: _group(c, result.groups))
+        console.print()
+        if rows:
+            _side_table(rows, side_heads(stages), console)
+        for stage in stages:
+            for failure in stage.failures:
+                text = f"\nThe {failure.side} side failed: {shown(failure.message, 500)}"
+                console.print(Text(text), style="bold red", soft_wrap=True)
+        console.print()
+        for stage in stages:
+            _verdict(stage, console)
+    for stage in to_explain(result):
+        if not stage.failures:
+            console.print(Text(f"\n{stage.title}"), style="bold")
+            _explain(stage, result, console)
+    console.print()
+    for number, line in enumerate(describe_majority(result)):
+        console.print(Text(line), style="bold" if number == 0 else "", soft_wrap=True)
+
+
+def _side_table(rows: Sequence[SideRow], heads: Sequence[str], console: Console) -> None:
+    head = ("tap (worst of its stage)", "shape", *heads)
+    cells = [(row.tap, row.shape, *(cell.text if cell else "" for cell in row.cells)) for row in rows]
+    widths = [max(len(head[i]), *(len(row[i]) for row in cells)) for i in range(len(head))]
+    console.print(Text(f"  {_line(head, widths)}  of scale"), style="bold", soft_wrap=True)
+    for row in rows[:MAX_ROWS]:
+        line = Text(f"  {row.tap:<{widths[0]}}  {row.shape:<{widths[1]}}")
+        for cell, width in zip(row.cells, widths[2:], strict=True):
+            line.append(f"  {cell.text if cell else '':>{width}}", COLOURS[cell.verdict] if cell else "")
+        console.print(line.append(f"  {row.says}", "bold red" if "odd" in row.says else ""), soft_wrap=True)
+    if len(rows) > MAX_ROWS:
+        console.print(Text(f"  … and {len(rows) - MAX_ROWS} more (--json has all)"))
 
 
 def _render_accepted(result: RunResult, console: Console) -> None:
@@ -106,7 +153,7 @@ def describe_own(result: RunResult) -> Iterator[str]:
         taps = [comparison.tap or "(the network)" for comparison in stage.blamed]
         if taps:
             more = f" and {len(taps) - MAX_BLAMED} more" if len(taps) > MAX_BLAMED else ""
-            yield f"{stage.stage}: {', '.join(taps[:MAX_BLAMED])}{more}"
+            yield f"{stage.title}: {', '.join(taps[:MAX_BLAMED])}{more}"
 
 
 def _summary(stage: StageResult) -> str:
@@ -198,7 +245,7 @@ def _relative(comparison: Comparison) -> str:
 
 def _verdict(stage: StageResult, console: Console) -> None:
     bad = [c for c in stage.comparisons if not c]
-    line = Text(f"{stage.stage}: ").append(stage.verdict.value, COLOURS[stage.verdict])
+    line = Text(f"{stage.title}: ").append(stage.verdict.value, COLOURS[stage.verdict])
     if stage.comparisons:
         waived = waived_taps(stage)
         line.append(f" · {len(stage.comparisons) - len(bad) - waived} of {len(stage.comparisons)} taps agree")
@@ -264,7 +311,9 @@ def describe_failure(comparison: Comparison) -> Iterator[str]:
         yield f"max|a-b| {comparison.error:.3g}, {comparison.relative:.3g} of scale {comparison.scale:.3g}"
     if comparison.arbiter is not None:
         noise = ", ".join(f"{side} {value:.1e}" for side, value in comparison.arbiter.noise.items())
-        yield f"in float64: {comparison.arbiter.gap64:.2g} of scale; own float32 rounding: {noise}"
+        gap = comparison.arbiter.gap64
+        wide = f"in float64: {gap:.2g} of scale" if gap == gap else "no float64 on one side"
+        yield f"{wide}; own float32 rounding: {noise}"
     if not comparison.why:
         yield f"smallest tolerance that would pass: {_round_up(comparison.relative)}"
 
@@ -316,6 +365,8 @@ def next_command(stage: StageResult, result: RunResult) -> str:
     words += [f"--key {spec.key}"] if spec.key else []
     words += [f"--base {spec.base}"] if spec.base != 64 and not spec.weights else []
     words += [f"--plant {name}" for name in spec.plant]
+    words += [f"--sides {','.join(result.sides)}"] if result.sides != ("torch", "paddle") else []
+    words += [f"--onnx {spec.graph}"] if spec.graph else []
     words += ["--taps modules"] if "forward" in stage.stage else []
     if rung.arbitrated and spec.dtype == "float32" and not needed:
         words += ["--dtype float64"]

@@ -12,9 +12,8 @@ from stdc_parity.align.framework import Array
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record
 from stdc_parity.align.result import Diagnosis
-from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.spec import RunSpec, Side
 from stdc_parity.align.stages.explain import STATE
-from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.atomic import atomic_write
 
 SCRIPT = '''\

@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from stdc_parity.align.evidence import Evidence
 from stdc_parity.align.record import TapKind
-from stdc_parity.align.spec import RunSpec
-from stdc_parity.converters.architecture import Side
+from stdc_parity.align.spec import RunSpec, Side
 
 
 class Verdict(str, Enum):
@@ -91,8 +90,8 @@ class BaselineResult:
 class Arbitration:
     """What the float64 run said of a float32 tap, all as fractions of the tap's scale.
 
-    `gap64` is the distance of the two sides in float64, `agreed` the largest that counts as agreement.
-    `noise` is each side's own distance from its float32 to its float64 result.
+    `gap64` is the distance of the two sides in float64, NaN if one has no float64, `agreed` the largest that counts
+    as agreement. `noise` is each side's own distance from its float32 to its float64 result.
     """
 
     gap64: float
@@ -178,7 +177,7 @@ class StageResult:
     `comparisons` are those of its parts. `remarks` are sentences for people. `diagnoses` say
     why, a place each. `limit` is the fraction of its scale that most taps may differ by, if the rung has such a
     limit. `parts` are the comparisons of its parts run by themselves, all of them. `evidence` is what a report
-    shows of failing taps, if it was asked for.
+    shows of failing taps, if it was asked for. `sides` are the two that it compares in a run of more than two.
     """
 
     stage: str
@@ -196,6 +195,12 @@ class StageResult:
     limit: float | None = None
     parts: Sequence[Comparison] = ()
     evidence: Sequence[Evidence] = ()
+    sides: tuple[Side, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The rung's name, with the two sides that it is about in a run of more."""
+        return f"{self.stage} {'/'.join(self.sides)}" if self.sides else self.stage
 
     @property
     def verdict(self) -> Verdict:
@@ -226,12 +231,45 @@ class StageResult:
 
 
 @dataclass(frozen=True)
+class Vote:
+    """One tap on which not all sides agree: those that agree with each other and are more than half, and the rest.
+
+    Without a majority `agreeing` is empty and `odd` has every side; `pairs` are the sides that agree all the same.
+    """
+
+    tap: str
+    agreeing: tuple[Side, ...]
+    odd: tuple[Side, ...]
+    pairs: tuple[tuple[Side, Side], ...] = ()
+
+
+@dataclass(frozen=True)
+class Majority:
+    """What a run of three or more sides says of them.
+
+    `votes` are of the taps on which not all agree, in execution order. `source` is the framework that the graph of
+    the onnx sides was exported from, None for a file. `failed` are sides that gave no record.
+    """
+
+    sides: tuple[Side, ...]
+    votes: Sequence[Vote]
+    source: Side | None = None
+    failed: tuple[Side, ...] = ()
+
+    @property
+    def odd(self) -> tuple[Side, ...]:
+        """The sides that are not of the majority at the first tap where one is; () if all agree, or none do."""
+        return next((vote.odd for vote in self.votes if vote.agreeing), ())
+
+
+@dataclass(frozen=True)
 class RunResult:
     """One run: what was asked, with which weights, and a result for every rung that was climbed.
 
     `groups` are the dotted paths of the network's stages, in execution order: a table has a row for each.
     `waivers` says what became of each waiver, `baseline` what changed since an accepted run. `left_out` are the
-    rungs that were asked for and that the pair cannot climb, each with the reason.
+    rungs that were asked for and that the pair cannot climb, each with the reason. `sides` are those of
+    the run, the reference first; `majority` is what more than two of them say.
     """
 
     spec: RunSpec
@@ -241,6 +279,8 @@ class RunResult:
     waivers: Sequence[WaiverUse] = ()
     baseline: BaselineResult | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
+    sides: tuple[Side, ...] = ("torch", "paddle")
+    majority: Majority | None = None
 
     @property
     def verdict(self) -> Verdict:

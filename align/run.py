@@ -32,11 +32,10 @@ from stdc_parity.align.localise import own
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.progress import Silent
 from stdc_parity.align.result import Failure, RunResult, StageResult
-from stdc_parity.align.sides import Worker, default_threads, open_sides
-from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.sides import GRAPH_SIDES, Worker, default_threads, open_sides
+from stdc_parity.align.spec import RunSpec, Side
 from stdc_parity.align.stages import loss, metric, weights
 from stdc_parity.align.waivers import account_for, apply_waivers
-from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import ParityError, UsageError
 from stdc_parity.fixtures.scenes import SMALLEST
 
@@ -152,7 +151,7 @@ def climb_pair(
     with tempfile.TemporaryDirectory() as folder:
         results: list[StageResult] = []
         for name in names:
-            run = _Climb(processes, Path(folder), pair, judging, tuple(results), repro)
+            run = Climb(processes, Path(folder), pair, judging, tuple(results), repro)
             results.append(run.rung(RUNGS[name], RUNGS[name].spec(spec), progress))
             if evidence:
                 results[-1] = run.shown(results[-1], RUNGS[name].spec(spec))
@@ -187,7 +186,7 @@ def left_out(names: Sequence[str], pair: Pair) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class _Climb:
+class Climb:
     """The processes of a run, where their records go, how they are judged, and what the rungs so far gave."""
 
     processes: Mapping[Side, Worker]
@@ -211,7 +210,7 @@ class _Climb:
             apart = self.judging.isolate
         if apart:
             progress.begin(rung.name, "part by part")
-            result = self._isolated(rung, result, spec)
+            result = self.isolated(rung, result, spec)
         if not rung.modules and not result and not result.blamed:
             found = own(result.comparisons, rung.table(self.pair), by_place=rung.by_place)
             result = set_apart(replace(result, blamed=found[:1] if rung.isolated else found), self._named)
@@ -298,7 +297,7 @@ class _Climb:
             facts={side: answer["facts"] for side, answer in done.items()},
         )
 
-    def _isolated(self, rung: Rung, result: StageResult, spec: RunSpec) -> StageResult:
+    def isolated(self, rung: Rung, result: StageResult, spec: RunSpec) -> StageResult:
         """`result` with what is to blame: each side's parts, one by one, on what the reference's had.
 
         Modules in float64, unless that is never to be asked, so that rounding is not blamed.
@@ -334,14 +333,21 @@ class _Climb:
 
 
 def record_rung(
-    processes: Mapping[Side, Worker], rung: Rung, spec: RunSpec, folder: Path, lent: Path | None = None
+    processes: Mapping[Side, Worker],
+    rung: Rung,
+    spec: RunSpec,
+    folder: Path,
+    lent: Path | None = None,
+    graph: Mapping[str, str] | None = None,
 ) -> dict[Side, Answer]:
     """Have every side record a rung under `folder`, all at once; the reference side adds a training's control.
 
-    `lent` is where the reference's record of its weights is, if the other side is to compute with them.
+    `lent` is where the reference's record of its weights is, if the other side is to compute with them;
+    `graph` is what jobs of sides that run a graph say of it.
     """
     for side, process in processes.items():
-        process.ask(_job(side, rung.stage, spec, folder, rung.name, lent))
+        job = _job(side, rung.stage, spec, folder, rung.name, lent)
+        process.ask({**job, **(graph or {})} if side in GRAPH_SIDES else job)
     answers: dict[Side, Answer] = {}
     mistakes: list[ParityError] = []
     for side, process in processes.items():  # all of them, so that no answer is left over for the next job

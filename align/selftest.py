@@ -16,8 +16,7 @@ from stdc_parity.align.ladder import RUNGS
 from stdc_parity.align.result import Failure, RunResult, StageResult
 from stdc_parity.align.run import climb
 from stdc_parity.align.sides import SideProcess, default_threads, open_sides
-from stdc_parity.align.spec import RunSpec
-from stdc_parity.converters.architecture import Side
+from stdc_parity.align.spec import RunSpec, Side
 from stdc_parity.converters.atomic import atomic_write
 from stdc_parity.converters.errors import UsageError
 from stdc_parity.fixtures.portbugs.catalogue import ENTRIES

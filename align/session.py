@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from stdc_parity.align.framework import Array, Framework, Network
-from stdc_parity.align.load import build_network, resolve, seeded_state, side_weights
+from stdc_parity.align.load import build_network, draw_inputs, in_dtype, resolve, seeded_state, side_weights
 from stdc_parity.align.pair import Pair, Place, Recipe
 from stdc_parity.align.record import Record, hash_arrays
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.converters.architecture import is_transposed
 from stdc_parity.converters.errors import UsageError
 from stdc_parity.fixtures import scenes
-from stdc_parity.fixtures.images import normalised, seeded_image
+from stdc_parity.fixtures.images import normalised
 from stdc_parity.fixtures.portbugs import change_part, planted
 
 KEPT = 4
@@ -91,6 +91,13 @@ class Session:
                 found[own] = array.T if is_transposed(side, kind) else array
         return {own: array for own, array in found.items() if array.shape == tensors[own].shape}
 
+    def own_network(self, spec: RunSpec) -> Network:
+        """A network of `spec` that is the caller's own, to change it: the session does not keep it."""
+        network, tensors = self._built(spec)
+        self.framework.load(network, tensors)
+        self.framework.set_mode(network, spec.mode)
+        return network
+
     def initial(self) -> Mapping[str, Array]:
         """What the network that was built last had before anything was loaded, by this side's names.
 
@@ -116,9 +123,7 @@ class Session:
 
     def inputs(self, spec: RunSpec) -> list[Array]:
         """What the network of `spec` is called with; floating-point arrays are in its dtype."""
-        draw = self.pair(spec).inputs
-        arrays = draw(spec) if draw is not None else (seeded_image(spec.size, spec.batch, spec.seed),)
-        return [_in_dtype(array, spec) for array in arrays]
+        return draw_inputs(self.pair(spec), spec)
 
     def recipe(self, spec: RunSpec) -> Recipe:
         """The pair's recipe, an empty one if it has none."""
@@ -142,7 +147,7 @@ class Session:
             return self.inputs(spec), np.zeros(1)
         if recipe.case is not None:
             arrays, target = recipe.case(spec, first)
-            return [_in_dtype(array, spec) for array in arrays], target
+            return [in_dtype(array, spec.dtype) for array in arrays], target
         images, labels = self.scenes(spec, first)
         return [images], labels
 
@@ -182,10 +187,6 @@ class Session:
                 tensors, official = side_weights(self.framework.SIDE, spec)
                 self._weights[key] = (pair, tensors, hash_arrays(official))
         return self._weights[key]
-
-
-def _in_dtype(array: Array, spec: RunSpec) -> Array:
-    return array.astype(spec.dtype) if array.dtype.kind == "f" else array
 
 
 def _make_room(kept: dict[Any, Any]) -> None:

@@ -16,10 +16,19 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from stdc_parity.align.result import Failure
+from stdc_parity.align.spec import Side
 from stdc_parity.converters import errors
-from stdc_parity.converters.architecture import Side
 
-PACKAGES: Mapping[Side, str] = {"torch": "torch", "paddle": "paddlepaddle"}
+PACKAGES: Mapping[Side, str] = {
+    "torch": "torch",
+    "paddle": "paddlepaddle",
+    "onnx": "onnxruntime",
+    "onnx-plain": "onnxruntime",
+}
+"""What to install for a side."""
+
+GRAPH_SIDES: tuple[Side, ...] = ("onnx", "onnx-plain")
+"""The sides that run an ONNX graph."""
 
 
 TapSeen = Callable[[Side, str], None]
@@ -126,7 +135,9 @@ def missing_framework(side: Side, detail: str = "") -> errors.MissingFramework:
     """The error for a framework that is not there, with the way to get it."""
     return errors.MissingFramework(
         f"the {side} side needs {PACKAGES[side]}, which cannot be imported here{f' ({detail})' if detail else ''}",
-        note=f"pip install {PACKAGES[side]} (README: how to get a CPU or a GPU build).",
+        note="pip install 'stdc-parity[onnx]'"
+        if side in GRAPH_SIDES
+        else f"pip install {PACKAGES[side]} (README: how to get a CPU or a GPU build).",
     )
 
 
@@ -139,7 +150,7 @@ def open_sides(
     Raises MissingFramework before starting any.
     """
     for side in sides:
-        if importlib.util.find_spec(side) is None:
+        if not is_installed(side):
             raise missing_framework(side)
     processes = {side: SideProcess(side, threads, seen) for side in sides}
     try:
@@ -149,6 +160,12 @@ def open_sides(
             process.close()
 
 
-def default_threads() -> int:
-    """The cores of this machine shared out between the two sides, at least one each."""
-    return max(1, (os.cpu_count() or 2) // 2)
+def is_installed(side: Side) -> bool:
+    """Whether what a side computes with can be found here; ONNX Runtime's sides need the onnx package too."""
+    needed = ("onnxruntime", "onnx") if side in GRAPH_SIDES else (side,)
+    return all(importlib.util.find_spec(module) is not None for module in needed)
+
+
+def default_threads(sides: int = 2) -> int:
+    """The cores of this machine shared out between the sides, at least one each."""
+    return max(1, (os.cpu_count() or 2) // sides)

@@ -12,7 +12,7 @@ from stdc_parity.align.compare import SIDES
 from stdc_parity.align.result import RunResult
 from stdc_parity.align.selftest import places, plant
 from stdc_parity.align.sides import SideProcess, default_threads, open_sides
-from stdc_parity.converters.architecture import Side
+from stdc_parity.align.spec import Side
 from stdc_parity.converters.atomic import atomic_write
 from stdc_parity.converters.errors import UsageError
 from stdc_parity.fixtures.portbugs.catalogue import ENTRIES

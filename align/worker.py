@@ -1,4 +1,4 @@
-"""One side's process: `python -m stdc_parity.align.worker torch|paddle`.
+"""One side's process: `python -m stdc_parity.align.worker torch|paddle|onnx|onnx-plain`.
 
 Reads jobs as JSON lines from standard input and answers each with a JSON line on what was standard output
 when it started; whatever else prints there goes to standard error. It ends with its input.
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from stdc_parity.align.cost import measure
+from stdc_parity.align.export.job import export
 from stdc_parity.align.framework import load_framework
 from stdc_parity.align.ladder import CAPTURES, REPLAYS
 from stdc_parity.align.record import Record, load_record, save_record
@@ -36,9 +37,12 @@ def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
         return {"facts": session.framework.facts()}
     if job["do"] == "touched":
         return {"touched": sorted(touched(session.framework.SIDE, job["plant"]))}
+    spec = RunSpec.from_json(job["spec"])
     if job["do"] == "cost":
-        return {"cost": measure(session, RunSpec.from_json(job["spec"])).to_json()}
-    spec, run = RunSpec.from_json(job["spec"]), Path(job["run"])
+        return {"cost": measure(session, spec).to_json()}
+    if job["do"] == "export":
+        return export(session, spec, job)
+    run = Path(job["run"])
     session.check_planted(spec)
     lent = job.get("lent")
     session.lent = load_record(Path(lent), job["reference"], weights.STAGE) if lent else None
@@ -67,10 +71,14 @@ def _explain(session: Session, spec: RunSpec, run: Path, job: Mapping[str, Any])
     return explain(session, spec, job["do"].removesuffix("-explain"), calls, job["call"], edits, values)
 
 
-def answer(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
+Doing = Callable[[Any, Mapping[str, Any]], dict[str, Any]]
+"""What does a side's jobs, given its session."""
+
+
+def answer(session: Any, job: Mapping[str, Any], doing: Doing = do) -> dict[str, Any]:
     """Do one job; a failure is an answer too."""
     try:
-        return {"ok": True, **do(session, job)}
+        return {"ok": True, **doing(session, job)}
     except ParityError as error:
         return {"ok": False, "kind": type(error).__name__, "message": error.message, "note": error.note}
     except Exception as error:  # whatever a network's own code raises is a finding about that side
@@ -100,6 +108,17 @@ def tell_taps(replies: TextIO) -> Callable[[str], None]:
     return seen
 
 
+def open_session(side: str, threads: int) -> tuple[Any, Doing]:
+    """What a side does its jobs with. Raises ImportError if its framework, or ONNX Runtime, is not installed."""
+    if side in ("torch", "paddle"):
+        session = Session(load_framework("torch" if side == "torch" else "paddle"))
+        session.framework.configure(threads)
+        return session, do
+    from stdc_parity.align import graph_side
+
+    return graph_side.open_session(side, threads), graph_side.do
+
+
 def main() -> None:
     """Serve jobs until the input ends."""
     side = sys.argv[1]
@@ -107,14 +126,13 @@ def main() -> None:
     os.dup2(2, 1)
     try:
         Recorder.seen = staticmethod(tell_taps(replies))
-        session = Session(load_framework("torch" if side == "torch" else "paddle"))
-        session.framework.configure(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        session, doing = open_session(side, int(os.environ.get("OMP_NUM_THREADS", "1")))
     except ImportError as error:
         reply = {"ok": False, "kind": "MissingFramework", "message": str(error)}
         print(json.dumps(reply), file=replies, flush=True)
         return
     for line in sys.stdin:
-        print(json.dumps(answer(session, json.loads(line))), file=replies, flush=True)
+        print(json.dumps(answer(session, json.loads(line), doing)), file=replies, flush=True)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def capture(session: Session, spec: RunSpec) -> Record:
     if spec.mode == "train":
         for name, array in framework.buffers(network).items():
             recorder.add_array(f"{name} before", "input", array, name.rpartition(".")[0])
-    watched = _watched(framework, network, pair, spec.taps)
+    watched = tapped_modules(framework, network, pair, spec.taps)
     stops = [_watch(framework, module, path, recorder, inputs=False) for path, module in watched]
     with framework.no_grad():
         result = call(network, pair, [framework.to_tensor(array) for array in session.inputs(spec)])
@@ -52,7 +52,7 @@ def capture_calls(session: Session, spec: RunSpec) -> Record:
     """Run one forward pass and record every module's inputs and outputs, for the other side to replay."""
     framework, network, pair = session.framework, session.network(spec), session.pair(spec)
     recorder = Recorder(framework)
-    watched = _watched(framework, network, pair, "modules")
+    watched = tapped_modules(framework, network, pair, "modules")
     stops = [_watch(framework, module, path, recorder, inputs=True) for path, module in watched]
     with framework.no_grad():
         inputs = [framework.to_tensor(array) for array in session.inputs(spec)]
@@ -113,7 +113,12 @@ def replay_modules(session: Session, spec: RunSpec, modules: Mapping[str, Any], 
     return recorder.record(ISOLATED)
 
 
-def _watched(framework: Framework, network: Network, pair: Pair, level: str) -> list[tuple[str, Any]]:
+def output_name(pair: Pair, number: int) -> str:
+    """The name of what the network returns at a place."""
+    return pair.outputs[number] if number < len(pair.outputs) else f"output{number}"
+
+
+def tapped_modules(framework: Framework, network: Network, pair: Pair, level: str) -> list[tuple[str, Any]]:
     """The modules to tap: none, the pair's stages, or all below the network itself."""
     wanted = {"outputs": (), "stages": pair.stages}.get(level)
     modules = [(path, module) for path, module in framework.modules(network) if path]
@@ -136,8 +141,7 @@ def _watch(framework: Framework, module: Any, path: str, recorder: Recorder, *, 
 
 def _add_outputs(recorder: Recorder, network: Network, pair: Pair, result: Any) -> None:
     for i, value in enumerate(outputs_of(result)):
-        name = pair.outputs[i] if i < len(pair.outputs) else f"output{i}"
-        recorder.add(name, "output", "", type(network).__name__, value)
+        recorder.add(output_name(pair, i), "output", "", type(network).__name__, value)
 
 
 def _add_statistics(recorder: Recorder, framework: Framework, network: Network) -> None:

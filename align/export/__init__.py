@@ -1,0 +1,1 @@
+"""Networks as files to deploy them with, and as the graphs that align's onnx sides run."""

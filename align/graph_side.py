@@ -1,0 +1,180 @@
+"""A side that runs an ONNX graph: what it has of the stages that a graph can have, as records like the others'."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stdc_parity.align import capture_onnx
+from stdc_parity.align.framework import Array
+from stdc_parity.align.load import draw_inputs, resolve, side_weights
+from stdc_parity.align.pair import Pair
+from stdc_parity.align.record import Record, Tap, hash_arrays, save_record
+from stdc_parity.align.recorder import Recorder
+from stdc_parity.align.spec import RunSpec, Side
+from stdc_parity.align.stages import forward, weights
+from stdc_parity.converters.errors import CheckpointError, UsageError, shown
+
+if TYPE_CHECKING:
+    import onnx
+
+STAGES = (forward.STAGE, weights.STAGE)
+"""The stages that a graph has."""
+
+
+@dataclass(frozen=True)
+class GraphSession:
+    """Which side it is, the threads that it may use."""
+
+    side: Side
+    threads: int
+
+
+def open_session(side: str, threads: int) -> GraphSession:
+    """The session of the side called `side`."""
+    return GraphSession("onnx" if side == "onnx" else "onnx-plain", threads)
+
+
+def do(session: GraphSession, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Do one job and write its record under the job's run folder; the job's `graph` is the file to run."""
+    if job["do"] == "facts":
+        return {"facts": _facts(session)}
+    spec, run, file = RunSpec.from_json(job["spec"]), Path(job["run"]), Path(job["graph"])
+    pair, _ = resolve(spec)
+    inputs = draw_inputs(pair, spec)
+    start = time.perf_counter()
+    model = load_graph(file)
+    capture = {forward.STAGE: _forward, weights.STAGE: _weights}[job["do"]]
+    record = capture(session, spec, pair, model, inputs)
+    seconds = time.perf_counter() - start
+    official = {} if pair.architecture is None else side_weights("torch", spec)[1]
+    facts = {
+        **_facts(session),
+        "graph": spec.graph or f"exported from {job['exporter']}",
+        "spec": spec.to_json(),
+        "weights_sha256": hash_arrays(official) if official else f"seed {spec.seed}",
+        "input_sha256": hash_arrays({f"input {i}": array for i, array in enumerate(inputs)}),
+    }
+    if spec.graph:
+        facts["graph_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    save_record(Record(session.side, job["as"], record.taps, record.arrays, facts), run)
+    return {"seconds": seconds, "facts": facts}
+
+
+def _facts(session: GraphSession) -> dict[str, object]:
+    return {
+        session.side: capture_onnx.facts()["onnxruntime"],
+        "threads": session.threads,
+        "deterministic": True,
+        "optimised": session.side == "onnx",
+    }
+
+
+def load_graph(file: Path) -> onnx.ModelProto:
+    """The model in a file, checked. Raises CheckpointError if it is none."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from stdc_parity.converters.containers import read_container
+    from stdc_parity.converters.sniffing import ONNX
+
+    contents = read_container(file)  # says what else it may be, and that external data stay in their folder
+    if contents.container != ONNX:
+        raise CheckpointError(f"{shown(file)} is no ONNX model but {contents.container}")
+    try:
+        model = onnx.load(file)
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
+        raise CheckpointError(f"{shown(file)} is no valid ONNX model: {shown(error, 300)}") from None
+    return model
+
+
+def _forward(
+    session: GraphSession, spec: RunSpec, pair: Pair, model: onnx.ModelProto, inputs: Sequence[Array]
+) -> Record:
+    """Run the graph, and record its outputs and what it calls by the name of one of the network's stages."""
+    outputs = _outputs(model, pair)
+    wanted = () if spec.taps == "outputs" else pair.stages
+    made = {value: node.op_type for node in model.graph.node for value in node.output}
+    given = [value.name for value in model.graph.output]
+    inner = [value for value in made if value not in given and _stage_of(value, wanted)]
+    for value in inner:
+        model.graph.output.add().name = value
+    _check_inputs(model, inputs, spec)
+    if spec.dtype == "float64":
+        from stdc_parity.align.export.widen import widen
+
+        model = widen(model, inputs)
+    try:
+        found = capture_onnx.run_graph(
+            model, inputs, optimised=session.side == "onnx", threads=session.threads
+        )
+    except ValueError as error:
+        raise UsageError(f"the {session.side} side refuses the input: {shown(error, 500)}") from None
+    taps, arrays = [], {}
+    for value in [*inner, *given]:
+        name = outputs.get(value, value)
+        stage = "" if value in outputs else _stage_of(value, pair.stages) or name
+        taps.append(Tap(name, "output" if value in outputs else "module", stage, made.get(value, "")))
+        arrays[name] = np.asarray(found[value])
+        Recorder.seen(name)
+    return Record(session.side, forward.STAGE, taps, arrays)
+
+
+def _weights(
+    session: GraphSession, spec: RunSpec, pair: Pair, model: onnx.ModelProto, inputs: Sequence[Array]
+) -> Record:
+    """Record the initialisers that the graph holds, but the counters of batches, by their names."""
+    from onnx import numpy_helper
+
+    taps, arrays = [], {}
+    for tensor in model.graph.initializer:
+        if "." in tensor.name and "/" not in tensor.name and not tensor.name.endswith("num_batches_tracked"):
+            taps.append(Tap(tensor.name, "tensor", tensor.name.rpartition(".")[0], ""))
+            arrays[tensor.name] = numpy_helper.to_array(tensor)
+    return Record(session.side, weights.STAGE, taps, arrays)
+
+
+def _outputs(model: onnx.ModelProto, pair: Pair) -> dict[str, str]:
+    """What the graph's outputs are called by the pair: by their names, or by their places if no name is known.
+
+    Those that are called as a stage are none. Raises UsageError if they are not the network's.
+    """
+    names = [value.name for value in model.graph.output if not _stage_of(value.name, pair.stages)]
+    if any(name.partition("[")[0] in pair.outputs for name in names):
+        return {name: name for name in names}
+    if len(names) == len(pair.outputs):
+        return dict(zip(names, pair.outputs, strict=True))
+    raise UsageError(
+        f"the graph gives {', '.join(shown(name) for name in names[:8]) or 'nothing'}, "
+        f"{pair.name} gives {', '.join(pair.outputs)}",
+        "Name its outputs as the pair's, or say --pair.",
+    )
+
+
+def _stage_of(value: str, stages: Sequence[str]) -> str:
+    """The stage that a value is a tap of: `cp.arm32`, `cp.arm32#2`, `cp.arm32[0]`; "" for none."""
+    plain = value.partition("[")[0].partition("#")[0]
+    return plain if plain in stages else ""
+
+
+def _check_inputs(model: onnx.ModelProto, inputs: Sequence[Array], spec: RunSpec) -> None:
+    """Raise UsageError if the graph cannot take the run's inputs."""
+    initialisers = {tensor.name for tensor in model.graph.initializer}
+    taken = [value for value in model.graph.input if value.name not in initialisers]
+    if len(taken) != len(inputs):
+        raise UsageError(f"the graph has {len(taken)} inputs, {spec.pair} has {len(inputs)}")
+    for value, array in zip(taken, inputs, strict=True):
+        dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
+        if len(dims) != array.ndim or any(d not in (None, n) for d, n in zip(dims, array.shape, strict=True)):
+            shape = "x".join("?" if dim is None else str(dim) for dim in dims)
+            note = "Run it at the graph's own size (--size, --batch), or export one with dynamic sizes."
+            raise UsageError(
+                f"the graph takes {shown(value.name)} of {shape}, the run has {'x'.join(map(str, array.shape))}", note
+            )
