@@ -106,6 +106,22 @@ class OptimizerPart:
 
 
 @dataclass(frozen=True)
+class MetricBench:
+    """What a pair's probe of its metric is given: the module of one side (with the bugs that are planted there),
+    the seeded logits (batch, classes, height, width) and labels (batch, height, width) that both sides share, and
+    the recorder for its taps: counts, that must be equal, and scores. A path is `metrics.…`."""
+
+    framework: Framework
+    recorder: Recorder
+    module: Any
+    logits: Array
+    labels: Array
+
+
+MetricProbe = Callable[[MetricBench], None]
+
+
+@dataclass(frozen=True)
 class MetricPart:
     """The metric: at `place` is a module with the functions of `models_torch.metrics`: `confusion_matrix`,
     `per_class_iou`, `mean_iou`, `pixel_accuracy`, `single_scale_logits`, `evaluate_single_scale`; and if
@@ -113,12 +129,13 @@ class MetricPart:
     `num_classes`.
 
     `scales` are those at which the network is measured, one by one; `several_scales` those of one evaluation at
-    several scales, with sliding crops and flips.
+    several scales, with sliding crops and flips. `after` probes what only this metric has.
     """
 
     place: Place
     scales: Sequence[float] = (1.0,)
     several_scales: Sequence[float] = ()
+    after: MetricProbe | None = None
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,36 @@ labelled nor predicted as 0. Upstream sums its pixels in float32, which loses so
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stdc_parity.models_torch.metrics import confusion_matrix, evaluation_mode, mean_iou, pixel_accuracy
+from stdc_parity.models_torch import metrics
+from stdc_parity.models_torch.metrics import (
+    evaluation_mode,
+    per_class_iou,
+    pixel_accuracy,
+    single_scale_logits,
+)
+
+__all__ = [
+    "SegmentationMetric",
+    "confusion_matrix",
+    "evaluate",
+    "evaluate_single_scale",
+    "mean_iou",
+    "per_class_iou",
+    "pixel_accuracy",
+    "single_scale_logits",
+]
+
+IGNORED = -1
+
+confusion_matrix = partial(metrics.confusion_matrix, ignore_index=IGNORED)
+mean_iou = partial(metrics.mean_iou, absent="zero")
+evaluate_single_scale = partial(metrics.evaluate_single_scale, scale=1.0, ignore_index=IGNORED)
 
 
 class SegmentationMetric:
@@ -23,7 +47,7 @@ class SegmentationMetric:
     the best truncated logit): int64 (num_classes, num_classes).
     """
 
-    def __init__(self, num_classes: int = 19, ignore_index: int = -1) -> None:
+    def __init__(self, num_classes: int = 19, ignore_index: int = IGNORED) -> None:
         """Start with nothing counted."""
         self.num_classes = num_classes
         self.ignore_index = ignore_index
@@ -41,17 +65,21 @@ class SegmentationMetric:
         """
         best = torch.argmax(logits, 1)
         cut = torch.argmax(logits.to(torch.int64), 1)
-        self.hist += confusion_matrix(best, labels, self.num_classes, self.ignore_index)
-        self.truncated += confusion_matrix(cut, labels, self.num_classes, self.ignore_index)
+        self.hist += self.counts(best, labels)
+        self.truncated += self.counts(cut, labels)
+
+    def counts(self, pred: Tensor, labels: Tensor) -> np.ndarray:
+        """The pixels of each (label, prediction)."""
+        return metrics.confusion_matrix(pred, labels, self.num_classes, self.ignore_index)
 
     def get(self) -> tuple[float, float]:
         """Pixel accuracy, 0 if nothing is labelled, and mean IoU."""
         accuracy = pixel_accuracy(self.truncated) if self.truncated.any() else 0.0
-        return accuracy, mean_iou(self.hist, absent="zero")
+        return accuracy, mean_iou(self.hist)
 
 
 def evaluate(
-    net: nn.Module, loader: Iterable[Sequence[Tensor]], num_classes: int = 19, ignore_index: int = -1
+    net: nn.Module, loader: Iterable[Sequence[Tensor]], num_classes: int = 19, ignore_index: int = IGNORED
 ) -> dict[str, float]:
     """The metric of `net` in evaluation mode over `loader`: "pixel accuracy" and "mean IoU", and their averages.
 

@@ -5,7 +5,7 @@ As upstream (liminn/ICNet-pytorch, train.py, utils/lr_scheduler.py, its numbers 
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from stdc_parity.models_torch.optim import Group, Optimizer, name_groups
 
@@ -30,7 +30,12 @@ def make_groups(model: nn.Module, weight_decay: float = 1e-4) -> tuple[Group, ..
     """Upstream's groups pretrained, conv_sub1 and head. All decay, norms and biases too."""
     names = {id(param): name for name, param in model.named_parameters()}
     settings = [(name, lr_mul, weight_decay) for name, lr_mul in LR_MULS.items()]
-    return name_groups(names, settings, [list(getattr(model, name).parameters()) for name in LR_MULS])
+    return name_groups(names, settings, [trained(getattr(model, name)) for name in LR_MULS])
+
+
+def trained(module: nn.Module) -> list[Tensor]:
+    """The parameters of a module that are trained; to Paddle a norm's statistics are parameters too."""
+    return [param for param in module.parameters() if param.requires_grad]
 
 
 def build_optimizer(

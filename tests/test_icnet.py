@@ -51,6 +51,7 @@ IDIOMS = {
     ".to(loss.dtype)": ".astype(loss.dtype)",
     "logits.to(torch.int64)": "logits.astype(paddle.int64)",
     "torch.argmax": "paddle.argmax",
+    ".requires_grad": ".trainable",
 }
 
 

@@ -181,7 +181,7 @@ STDC = re.compile(r"stdc(?!_parity|-parity|-align|-convert)[\w-]*", re.IGNORECAS
 PARTS = re.compile(
     r"\b(?:cp\.|arm(?:16|32)|conv_out\w*|ffm\b|\w*ohem\w*|SegLoss|laplacian\w*|fuse_kernel|Cityscapes)", re.IGNORECASE
 )
-KNOW_PARTS = {"align/pairs/stdc.py", "align/pairs/stdc_recipe.py", "converters/stdc.py"}
+KNOW_PARTS = {"align/pairs/icnet.py", "align/pairs/stdc.py", "align/pairs/stdc_recipe.py", "converters/stdc.py"}
 
 
 def named_networks(path, names=STDC):

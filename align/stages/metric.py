@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stdc_parity.align.framework import Array, Framework, Network
-from stdc_parity.align.pair import MetricPart
+from stdc_parity.align.pair import MetricBench, MetricPart
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
@@ -108,8 +108,8 @@ def _given_logits(session: Session, spec: RunSpec, recorder: Recorder, metrics: 
     """
     _, labels = session.training_case(spec)
     labels = np.where((labels >= classes - 2) & (labels < classes), session.recipe(spec).ignored, labels)
-    logits = session.framework.to_tensor(seeded_logits(spec, classes, labels.shape[-2:]))
-    prediction = session.framework.to_array(logits)[:, : classes - 1].argmax(axis=1)
+    logits = seeded_logits(spec, classes, labels.shape[-2:])
+    prediction = logits[:, : classes - 1].argmax(axis=1)
     hist = metrics.confusion_matrix(
         session.framework.to_tensor(prediction), session.framework.to_tensor(labels), classes
     )
@@ -118,6 +118,8 @@ def _given_logits(session: Session, spec: RunSpec, recorder: Recorder, metrics: 
     )
     recorder.add_array("given logits: labels", "input", labels.astype(np.uint8), "metrics.confusion_matrix")
     _add_figures(recorder, metrics, "given logits", hist)
+    if (probe := _part(session, spec).after) is not None:
+        probe(MetricBench(session.framework, recorder, metrics, logits, labels))
     _many_pixels(session, spec, recorder, metrics, classes)
 
 
