@@ -12,6 +12,7 @@ import numpy as np
 from stdc_parity.align.arbiter import AGREED
 from stdc_parity.align.compare import REFERENCE, SIDES, Judging
 from stdc_parity.align.diagnosis.modules import Lab, explain_module
+from stdc_parity.align.diagnosis.statistics import explain_each
 from stdc_parity.align.diagnosis.total import explain_total
 from stdc_parity.align.judge import Tolerance, compare_records
 from stdc_parity.align.ladder import Rung
@@ -27,6 +28,9 @@ from stdc_parity.converters.errors import ParityError
 
 MAX_EXPLAINED = 4
 """How many modules of a rung are looked into."""
+
+MAX_NAMED = 5
+"""How many norms with one cause are named."""
 
 NETWORK_METRICS = ("single_scale_logits", "multi_scale_scores", "evaluate_single_scale", "evaluate_multi_scale")
 """The functions of a recipe's metrics that run the network."""
@@ -53,10 +57,13 @@ class Bench:
     repro: Path | None = None
 
     def explain(self, result: StageResult) -> StageResult:
-        """`result` with the causes of the first modules to blame."""
-        found: list[Diagnosis] = []
+        """`result` with the causes of the first modules to blame; norms that have one in common are named once."""
         remarks: list[str] = []
+        result, statistics = self._statistics(result)
+        found: list[Diagnosis] = list(statistics.values())
         for comparison in result.blamed[:MAX_EXPLAINED]:
+            if comparison.tap in statistics:
+                continue
             path = next(iter(comparison.paths.values()))
             uncalled = self._not_called(comparison)
             if uncalled is not None:
@@ -71,6 +78,29 @@ class Bench:
                 found.append(Diagnosis(path, tried=(f"nothing: {error}",)))
         remarks = [*result.remarks, *remarks]
         return replace(result, diagnoses=[*result.diagnoses, *found], remarks=remarks)
+
+    def _statistics(self, result: StageResult) -> tuple[StageResult, dict[str, Diagnosis]]:
+        """Causes of running statistics by tap, and `result` without the norms that share another's cause."""
+        if not any(c.kind == "buffer" for c in result.blamed):
+            return result, {}
+        records = (load_record(self.folder, side, f"{self.rung.name}-isolated") for side in SIDES)
+        every = explain_each(result.blamed, *records)
+        first: dict[tuple[str, ...], str] = {}
+        shared: dict[str, list[str]] = {}
+        for comparison in result.blamed:
+            if comparison.tap in every:
+                tried = tuple(every[comparison.tap].tried)
+                shared.setdefault(first.setdefault(tried, comparison.tap), []).append(comparison.tap)
+        folded = {tap for taps in shared.values() for tap in taps[1:]}
+        remarks = [
+            f"{len(taps) - 1} more norms differ for the same reason as {tap}, each with its own n: "
+            f"{', '.join(taps[1:MAX_NAMED])}{', …' if len(taps) > MAX_NAMED else ''}."
+            for tap, taps in shared.items()
+            if len(taps) > 1
+        ]
+        blamed = [comparison for comparison in result.blamed if comparison.tap not in folded]
+        kept = {tap: every[tap] for tap in shared}
+        return replace(result, blamed=blamed, remarks=[*result.remarks, *remarks]), kept
 
     def _reproduced(self, folder: Path, diagnosis: Diagnosis, call: str) -> Path:
         """Write a script that shows the module's difference, from its traces that were recorded last."""

@@ -17,6 +17,7 @@ from stdc_parity.align.diagnosis.metric import iou
 from stdc_parity.align.diagnosis.pixels import crop_relations, normalisations, resized
 from stdc_parity.align.diagnosis.rearranged import rearrangements
 from stdc_parity.align.diagnosis.records import explain_records
+from stdc_parity.align.diagnosis.statistics import explain_each
 from stdc_parity.align.diagnosis.relations import Relation, explain
 from stdc_parity.align.diagnosis.updates import Case, Rule, simulate
 from stdc_parity.align.framework import Array
@@ -442,3 +443,19 @@ def test_statistics_that_moved_another_way_are_explained() -> None:
         ]
         found = explain_records("forward-train", compare_records(*pair, Tolerance(1e-6)), *pair)
         assert words in said(found[0]), said(found[0])
+
+
+def test_every_norm_with_paddles_variance_is_explained_by_itself() -> None:
+    """In float64, where Paddle's kernel has a momentum of float32(0.9), and for a norm that was called twice."""
+    sides: dict[str, dict[str, tuple[TapKind, Array]]] = {"torch": {}, "paddle": {}}
+    keep = float(np.float32(0.9))
+    for name, n in (("a", 16384), ("b", 512), ("b#2", 128)):
+        old, batch = np.abs(RANDOM.standard_normal(32)) + 1, np.abs(RANDOM.standard_normal(32)) + 1
+        tap = f"{name}.running_var"
+        own = {"torch": 0.9 * old + 0.1 * batch, "paddle": keep * old + (1 - keep) * batch * (n - 1) / n}
+        for side, values in own.items():
+            sides[side] |= {f"{tap} before": ("input", old), tap: ("buffer", values)}
+    pair = [record(side, arrays, "forward-train-isolated") for side, arrays in sides.items()]
+    found = explain_each(compare_records(*pair, Tolerance(1e-9)), *pair)
+    assert all(f"n = {n}" in said(each) for each, n in zip(found.values(), (16384, 512, 128), strict=True))
+    assert len({tuple(diagnosis.tried) for diagnosis in found.values()}) == 1

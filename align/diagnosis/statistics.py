@@ -39,6 +39,24 @@ def explain_statistics(failing: Sequence[Comparison], reference: Record, other: 
     return list(found.values())
 
 
+def explain_each(failing: Sequence[Comparison], reference: Record, other: Record) -> dict[str, Diagnosis]:
+    """By its tap, a cause for each running statistic that a norm leaves by itself, of those that have one.
+
+    The records are those of modules that ran one by one, a norm that is called twice once for each call.
+    """
+    found = {}
+    for role in ("running_mean", "running_var"):
+        taps = [c.tap for c in failing if c.kind == "buffer" and not c.why and c.tap.endswith(f".{role}")]
+        known = [tap for tap in taps if f"{tap} before" in reference.arrays and tap in other.arrays]
+        for number, tap in enumerate(known):
+            order = [tap, *known[:number], *known[number + 1 :]][: 1 + RELATED]
+            pairs = [(reference.arrays[name], other.arrays[name]) for name in order]
+            diagnosis = explain(tap, _relations(order, reference, other), pairs)
+            if diagnosis:
+                found[tap] = diagnosis
+    return found
+
+
 def _relations(taps: Sequence[str], reference: Record, other: Record) -> Iterator[Relation]:
     """Relations for the first of `taps`; the others are of the same role."""
     name = taps[0]
@@ -102,25 +120,31 @@ def _for_every(
 
 
 def _corrected(name: str, a: Array, b: Array, old: Array) -> Iterator[Relation]:
-    """The batch's variance by n in place of n - 1, or the other way round: n is fitted and must be whole."""
-    batch, other_batch = (numbers(side) - (1 - MOMENTUM) * old for side in (a, b))
-    ratio = float(batch @ other_batch / (batch @ batch)) if batch.ndim == 1 and batch.any() else 1.0
-    n = 1 / (1 - ratio) if ratio < 1 else 1 + 1 / (ratio - 1) if ratio > 1 else np.inf
-    if not 1.5 < n < MOST or abs(n - round(n)) > max(0.02, 1e-5 * n * n):
-        yield nothing("a variance with or without n / (n - 1)")
-        return
-    whole = round(n)
-    factor = (whole - 1) / whole if ratio < 1 else whole / (whole - 1)
-    biased, unbiased = "divided by n (biased)", "divided by n - 1 (unbiased)"
-    wrong, right = (biased, unbiased) if ratio < 1 else (unbiased, biased)
-    yield Relation(
-        "a variance with or without n / (n - 1)",
-        f"{name} takes the batch's variance {wrong}, the reference's {right}: it is {factor:.7g} times the "
-        f"reference's, n = {whole}.",
-        f"running_var with the variance times {'n / (n - 1)' if ratio < 1 else '(n - 1) / n'}, n = {whole}",
-        partial(_given, given=old * (1 - MOMENTUM) + factor * batch),
-        forward=True,
-    )
+    """The batch's variance by n in place of n - 1, or the other way round: n is fitted and must be whole.
+
+    Paddle's kernel takes its momentum in float32, for float64 statistics too: that is tried beside the exact one.
+    """
+    tried = "a variance with or without n / (n - 1)"
+    batch = (numbers(a) - (1 - MOMENTUM) * old) / MOMENTUM
+    for keep in (1 - MOMENTUM, float(np.float32(1 - MOMENTUM))):
+        other_batch = (numbers(b) - keep * old) / (1 - keep)
+        ratio = float(batch @ other_batch / (batch @ batch)) if batch.ndim == 1 and batch.any() else 1.0
+        n = 1 / (1 - ratio) if ratio < 1 else 1 + 1 / (ratio - 1) if ratio > 1 else np.inf
+        if not 1.5 < n < MOST or abs(n - round(n)) > max(0.02, 1e-5 * n * n):
+            yield nothing(tried)
+            continue
+        whole = round(n)
+        factor = (whole - 1) / whole if ratio < 1 else whole / (whole - 1)
+        biased, unbiased = "divided by n (biased)", "divided by n - 1 (unbiased)"
+        wrong, right = (biased, unbiased) if ratio < 1 else (unbiased, biased)
+        yield Relation(
+            tried,
+            f"{name} takes the batch's variance {wrong}, the reference's {right}: it is {factor:.7g} times the "
+            f"reference's, n = {whole}.",
+            f"running_var with the variance times {'n / (n - 1)' if ratio < 1 else '(n - 1) / n'}, n = {whole}",
+            partial(_given, given=keep * old + (1 - keep) * factor * batch),
+            forward=True,
+        )
 
 
 def _given(_: Array, given: Array) -> Array:

@@ -98,6 +98,8 @@ def replay_modules(session: Session, spec: RunSpec, modules: Mapping[str, Any], 
             continue
         inputs = [framework.to_tensor(array) for array in arrays]
         before = framework.state(module) if module.training else {}
+        if before:
+            _add_statistics_before(recorder, framework, module, paths[name], name)
         with framework.no_grad():
             result = module(*inputs) if paths[name] else call(module, pair, inputs)
         if paths[name]:
@@ -158,6 +160,15 @@ def _add_own_statistics(
     for name, array in framework.buffers(module).items():
         if "." not in name:
             recorder.add_array(f"{call_name}.{name}", "buffer", array, path, type(module).__name__)
+
+
+def _add_statistics_before(
+    recorder: Recorder, framework: Framework, module: Any, path: str, call_name: str
+) -> None:
+    """Record what the module's own running statistics are before a call."""
+    for name, array in framework.buffers(module).items():
+        if "." not in name:
+            recorder.add_array(f"{call_name}.{name} before", "input", array, path)
 
 
 def _add_inner_statistics(
