@@ -17,8 +17,8 @@ from stdc_parity.align.diagnosis.metric import iou
 from stdc_parity.align.diagnosis.pixels import crop_relations, normalisations, resized
 from stdc_parity.align.diagnosis.rearranged import rearrangements
 from stdc_parity.align.diagnosis.records import explain_records
-from stdc_parity.align.diagnosis.statistics import explain_each
 from stdc_parity.align.diagnosis.relations import Relation, explain
+from stdc_parity.align.diagnosis.statistics import explain_each
 from stdc_parity.align.diagnosis.updates import Case, Rule, simulate
 from stdc_parity.align.framework import Array
 from stdc_parity.align.judge import Tolerance, compare_records
