@@ -303,7 +303,8 @@ def _convert(
         click.echo("\n".join(report.plan_lines(conversion)))
     click.echo("\n".join(report.summary_lines(conversion, targets)))
     if options["prove"]:
-        _prove(source, options["key"], target, "stages" if conversion.plan.is_between_twins else "outputs")
+        taps = "stages" if conversion.plan.is_between_twins else "outputs"
+        _prove(source, options["key"], target, conversion.plan.architecture.name, taps)
 
 
 def _rules(options: dict[str, Any]) -> Any:
@@ -322,13 +323,13 @@ def _rules(options: dict[str, Any]) -> Any:
     return rules
 
 
-def _prove(source: Path, key: str | None, target: Path, taps: Any) -> None:
+def _prove(source: Path, key: str | None, target: Path, model: str, taps: Any) -> None:
     from stdc_parity.align.progress import show_progress
     from stdc_parity.align.prove import prove
     from stdc_parity.align.report import publish
 
     with show_progress() as progress:
-        result = prove(source, key, target, taps, progress)
+        result = prove(source, key, target, model, taps, progress)
     publish(result)
     sys.exit(0 if result else 1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stdc_parity.align.framework import Array, Framework, Network
 from stdc_parity.align.pair import Pair
@@ -12,6 +12,7 @@ from stdc_parity.align.spec import RunSpec
 from stdc_parity.converters.architecture import Architecture, Side, TensorSpec, is_transposed
 from stdc_parity.converters.convert import open_state_dict, weights_for
 from stdc_parity.converters.errors import UsageError
+from stdc_parity.converters.families import part_of
 from stdc_parity.converters.plan import choose_architecture
 from stdc_parity.converters.statedict import StateDict, find_state_dict
 from stdc_parity.fixtures.images import seeded_image
@@ -44,6 +45,7 @@ def resolve(spec: RunSpec) -> tuple[Pair, Source | None]:
         return find_pair(spec.pair, base=spec.base), None
     source = open_source(spec.weights, spec.key)
     pair = find_pair(spec.pair, source.architecture, int(source.architecture.facts.get("base", spec.base)))
+    source = replace(source, architecture=part_of(source.architecture, pair.name) or source.architecture)
     name = source.architecture.name
     if name != pair.name and name not in pair.parts:
         raise UsageError(
@@ -89,8 +91,9 @@ def side_weights(side: Side, spec: RunSpec) -> tuple[dict[str, Array], dict[str,
     if source is not None:
         own = _own_source(side, spec, source)
         for which, names, of in ((side, tensors, own), ("torch", official, source)):
-            given = weights_for(which, of.state, of.side).tensors
-            names.update({source.part + name: array for name, array in given.items()})
+            given = weights_for(which, of.state, of.side, model=of.architecture.name).tensors
+            whole = {source.part + name: array for name, array in given.items()}
+            names.update({name: array for name, array in whole.items() if name in names})
     return tensors, {
         name: array for name, array in official.items() if not name.endswith("num_batches_tracked")
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from stdc_parity.align import pairs
 from stdc_parity.align.compare import Judging
 from stdc_parity.align.judge import Tolerance
 from stdc_parity.align.progress import Silent
@@ -15,16 +16,23 @@ from stdc_parity.converters.errors import MissingFramework, shown
 
 
 def prove(
-    source: Path, key: str | None, target: Path, taps: TapLevel, progress: Silent = SILENT
+    source: Path, key: str | None, target: Path, model: str, taps: TapLevel, progress: Silent = SILENT
 ) -> RunResult:
     """Run the pair's forward stage: the side whose names `target` has loads that, the other one loads `source`.
 
-    `key` is where the state dict is in `source`. `taps` are "outputs" if `target` may lack modules that do not
-    lead to one, as layouts of other code bases do. Raises MissingFramework, and says that `target` was written, if
-    a side's framework cannot be imported; otherwise as `run_rungs`.
+    `key` is where the state dict is in `source`, `model` the architecture that it was converted as.
+    `taps` are "outputs" if `target` may lack modules that do not lead to one, as layouts of other code bases do.
+    Raises MissingFramework, and says that `target` was written, if a side's framework cannot be imported; otherwise
+    as `run_rungs`.
     """
     spec = choose_spec(
-        pair=None, size=None, batch=None, weights=os.fspath(source), key=key, converted=os.fspath(target), taps=taps
+        pair=model if model in pairs.names() else None,
+        size=None,
+        batch=None,
+        weights=os.fspath(source),
+        key=key,
+        converted=os.fspath(target),
+        taps=taps,
     )
     judging = Judging(Tolerance(1e-5, None, None), "auto", False, None)
     try:

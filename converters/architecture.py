@@ -27,6 +27,14 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Unused:
+    """A tensor that a larger form of a network has, and why this one has no use for it."""
+
+    spec: TensorSpec
+    reason: str
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A network as its official state dict shows it.
 
@@ -36,6 +44,7 @@ class Architecture:
     norms that stayed plain batch norms in them: they tell an InPlaceABN checkpoint from one that merely
     lost its counters. `groups` are the numbers of the blocks of each stage, by its stride ("8x").
     `family` is the name of the networks that it belongs to, `words` are what `describe` says of it, in order.
+    `unused` are the tensors that a checkpoint of a larger form of the network holds besides.
     """
 
     name: str
@@ -47,6 +56,12 @@ class Architecture:
     groups: Mapping[str, range] = field(default_factory=dict)
     family: str = ""
     words: tuple[str, ...] = ()
+    unused: Mapping[str, Unused] = field(default_factory=dict)
+
+    @property
+    def known(self) -> dict[str, TensorSpec]:
+        """Every tensor that a checkpoint of the network may hold, the unused ones too."""
+        return {**self.tensors, **{name: unused.spec for name, unused in self.unused.items()}}
 
     def describe(self) -> str:
         """`stdc2-seg (19 classes, base 64, cat blocks, with ImageNet head)`: one line for people."""

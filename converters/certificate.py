@@ -13,6 +13,7 @@ from stdc_parity.converters.casting import DTYPES
 from stdc_parity.converters.containers import Contents
 from stdc_parity.converters.convert import Conversion
 from stdc_parity.converters.errors import CheckpointError, shown
+from stdc_parity.converters.families import MODELS
 from stdc_parity.converters.hashing import hash_file, sha256
 from stdc_parity.converters.layouts import all_layouts
 from stdc_parity.converters.pieces import Progress
@@ -44,7 +45,10 @@ class Certificate:
         account, source = self.account, self.account["source"]
         from_torch = str(account.get("direction")).startswith("torch")
         target = account.get("target_layout")
+        network = account.get("architecture")
+        model = network.get("name") if isinstance(network, dict) else None
         return {
+            "model": model if model in MODELS else None,
             "key": source.get("state_dict") or None,
             "member": source.get("member") or None,
             "abn": ("yes" if account.get("inplace_abn") else "no") if from_torch else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -88,9 +88,22 @@ def make_entries(task: Task) -> Iterator[Entry]:
             entry = _move(task, name, spec, come, go)
         if entry is not None:
             yield entry
+    yield from _unused(task)
     yield from _constants(task)
     if task.source.older:
         yield from _older(task, {place.name for place in here.values()})
+
+
+def _unused(task: Task) -> Iterator[Entry]:
+    """The tensors of a larger form of the network, which a checkpoint of that has."""
+    unused = task.architecture.unused
+    larger = replace(task.architecture, tensors={name: each.spec for name, each in unused.items()})
+    for name, come in places(task.source, larger).items():
+        if come.name in task.tensors:
+            tensor = task.tensors[come.name]
+            check_shape(task, come, tensor.shape)
+            of = unused[name] if name in unused else unused[f"{name.removesuffix('bias')}weight"]
+            yield Entry(come.name, None, "drop", of.reason, tensor.shape, None, name)
 
 
 def _older(task: Task, known: Set[str]) -> Iterator[Entry]:
@@ -201,7 +214,7 @@ def _aliases(task: Task) -> Iterator[tuple[str, str, str]]:
     has a block 0 in its second stage, which none of torch's names is.
     """
     architecture, side = task.architecture, task.source.side
-    kinds = {name: spec.kind for name, spec in with_biases(architecture.tensors)}
+    kinds = {name: spec.kind for name, spec in with_biases(architecture.known)}
     known = dict(architecture.aliases)
     for alias, name in architecture.aliases.items():
         if kinds[name] in ("conv", "linear"):

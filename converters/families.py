@@ -4,7 +4,8 @@ A family has `NAME` and `MODELS`, the names of its networks, and four functions:
 them with upstream's numbers; `every_tensor(model)` with all tensors that a variant of it may have;
 `recognise(shapes, side)` for the network whose official PyTorch names these are, or None; and
 `training_orders(architecture, names)` for the parameter groups that its training recipe makes of the parameters
-called `names`. `LOSS_SHAPES` are parameters that its loss brings to the optimizer, by name.
+called `names`. `LOSS_SHAPES` are parameters that its loss brings to the optimizer, by name. A family with forms for
+inference also has `reduced(whole, model)`, and WHOLE, the networks that have the names of all others' tensors.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ FAMILIES: tuple[ModuleType, ...] = (stdc,)
 
 MODELS: tuple[str, ...] = tuple(model for family in FAMILIES for model in family.MODELS)
 """The names of all networks."""
+
+WHOLE: tuple[str, ...] = tuple(model for family in FAMILIES for model in getattr(family, "WHOLE", family.MODELS))
+"""Networks that together have the name of every tensor."""
 
 
 def family_of(model: str) -> ModuleType:
@@ -45,6 +49,13 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], side: Side) -> Architecture
     """The network whose official PyTorch names these are, with shapes as `side` has them, or None."""
     found = (family.recognise(shapes, side) for family in FAMILIES)
     return next((architecture for architecture in found if architecture is not None), None)
+
+
+def part_of(whole: Architecture, model: str) -> Architecture | None:
+    """What inference needs of `whole`, if the network of that is called `model`; None if it is another one."""
+    known = [family for family in FAMILIES if whole.family == family.NAME and hasattr(family, "reduced")]
+    found: Architecture | None = known[0].reduced(whole, model) if known else None
+    return found
 
 
 def training_orders(

@@ -61,8 +61,8 @@ class Layout:
 
     `lines` and `absent` together reach every official module exactly once (tests/test_layouts.py); `absent`
     gives the reason why the layout has no place for one. `constants` are tensors of the layout's own, by name.
-    `facts` are those that an architecture must have to fit. `abn` says that its checkpoints may hold InPlaceABN
-    weights, `aliases` that they may hold a stage's tensors a second time, as the official or Paddle's twin does.
+    `facts` are what those of an architecture may be. `abn` says that its checkpoints may hold InPlaceABN weights,
+    `aliases` that they may hold a stage's tensors a second time, as the official or Paddle's twin does.
     `older` are modules of the layout that files of older releases hold beside, with the reason why they are left
     out. `family` names the networks that its table is for, "" for any. `advice` is what whoever loads a written file
     has to do, `caveat` what its checkpoints may compute otherwise elsewhere, a sentence each.
@@ -74,7 +74,7 @@ class Layout:
     lines: tuple[Line, ...]
     absent: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Constant] = field(default_factory=dict)
-    facts: Mapping[str, str | int | bool] = field(default_factory=dict)
+    facts: Mapping[str, tuple[str | int | bool, ...]] = field(default_factory=dict)
     older: Mapping[str, str] = field(default_factory=dict)
     abn: bool = False
     aliases: bool = False

@@ -83,13 +83,13 @@ def officially_named(opened: Opened, architecture: Architecture) -> Named:
     """
     plain = _by_layout(opened, architecture)
     tensors: dict[str, Array] = {}
-    aliases = 0
+    aliases, specs = 0, architecture.known
     for name, tensor in plain.tensors.items():
         canonical = plain.tensors.get(architecture.aliases.get(name, ""))
         if canonical is not None and same_bits(tensor, canonical):
             aliases += 1
             continue
-        spec = architecture.tensors.get(architecture.aliases.get(name, name))
+        spec = specs.get(architecture.aliases.get(name, name))
         turned = spec is not None and is_transposed(opened.side, spec.kind) and tensor.ndim == 2
         tensors[name] = tensor.T if turned else tensor
     return Named(tensors | _counters(opened, tensors), plain.original, aliases)

@@ -28,7 +28,7 @@ from stdc_parity.converters.entries import (
     same_bytes,
 )
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
-from stdc_parity.converters.families import MODELS
+from stdc_parity.converters.families import MODELS, part_of
 from stdc_parity.converters.layout import Layout, places
 from stdc_parity.converters.layouts import all_layouts, twin_layout
 from stdc_parity.converters.statedict import Array, StateDict
@@ -95,7 +95,7 @@ def _recognise_names(tensors: Mapping[str, Array], side: Side) -> tuple[Layout, 
     twin = twin_layout(side)
     best: tuple[Layout, Mapping[str, str]] = (twin, {name: torch_name(name, side) for name in tensors})
     most = 0
-    for layout, model in product((twin, *all_layouts().values()), MODELS):
+    for layout, model in product((twin, *all_layouts().values()), families.WHOLE):
         if layout.side == side and most < len(tensors) and layout.fits(_every_tensor(model)):
             names = _known_names(layout.name, model)
             known = len(names.keys() & tensors.keys())
@@ -122,7 +122,7 @@ def _every_tensor(model: str) -> Architecture:
 
 
 def choose_architecture(tensors: Mapping[str, Array], side: Side, model: str | None) -> Architecture:
-    """The recognised architecture, held against `model` if the user named one.
+    """The recognised architecture, or `model` if the user named one: that, or what inference needs of it.
 
     Raises UsageError when `model` is another network than the checkpoint looks like, CheckpointError when
     nothing is recognised.
@@ -132,9 +132,11 @@ def choose_architecture(tensors: Mapping[str, Array], side: Side, model: str | N
         raise UsageError(f"--model {shown(model)}: there is no such model", note=f"There are: {', '.join(MODELS)}.")
     if found is not None:
         if model is not None and model != found.name:
+            if (part := part_of(found, model)) is not None:
+                return part
             raise UsageError(
                 f"--model {model}: the checkpoint looks like {found.describe()}",
-                note=f"Leave out --model, or say --model {found.name}.",
+                note=f"Leave out --model, or say --model {' or '.join((found.name, *_parts_of(found)))}.",
             )
         return found
     if model is not None:
@@ -144,6 +146,11 @@ def choose_architecture(tensors: Mapping[str, Array], side: Side, model: str | N
         f"none of the known architectures has these {len(tensors)} keys ({keys}, …)",
         note=f"Known are {', '.join(MODELS)} by their official names; --model NAME lists what is missing.",
     )
+
+
+def _parts_of(whole: Architecture) -> list[str]:
+    """The names of what inference needs of `whole`."""
+    return [model for model in MODELS if part_of(whole, model) is not None]
 
 
 def make_plan(
@@ -197,10 +204,10 @@ def _check_fit(architecture: Architecture, *layouts: Layout) -> None:
                 f"{layout.name} cannot hold {architecture.describe()}: {layout.title} has no such network"
             )
         for fact, needed in layout.facts.items():
-            if architecture.facts.get(fact) != needed:
+            if architecture.facts.get(fact) not in needed:
                 raise CheckpointError(
-                    f"{layout.name} cannot hold {architecture.describe()}: "
-                    f"its {fact} is {architecture.facts.get(fact)}, {layout.title} needs {needed}"
+                    f"{layout.name} cannot hold {architecture.describe()}: its {fact} is "
+                    f"{architecture.facts.get(fact)}, {layout.title} needs {' or '.join(map(str, needed))}"
                 )
 
 

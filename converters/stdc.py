@@ -1,4 +1,5 @@
-"""STDC networks by their official names: MichaelFan01/STDC-Seg's nets/stdcnet.py and models/model_stages.py.
+"""STDC networks by their official names: MichaelFan01/STDC-Seg's nets/stdcnet.py and models/model_stages.py, and
+the variants of a deployment fork of it (docs/variants.md).
 
 The state dicts of the published checkpoints follow from a few numbers (depth, base width, classes), so
 this file writes them down as upstream builds them; the tests hold it against the official key lists.
@@ -7,18 +8,54 @@ this file writes them down as upstream builds them; the tests hold it against th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
 
-from stdc_parity.converters.architecture import Architecture, Kind, Side, TensorSpec
+from stdc_parity.converters.architecture import Architecture, Kind, Side, TensorSpec, Unused
 
 LAYERS = {"stdcnet813": (2, 2, 2), "stdcnet1446": (4, 5, 3)}
 """Blocks in the stages of 8x, 16x and 32x (the paper's table 2)."""
 
-BACKBONE = {"stdc1-seg": "stdcnet813", "stdc2-seg": "stdcnet1446"}
+FUSION = {"plain": 4, "cut": 2, "del": 2, "dw": 4}
+"""Channels of the fusion and its head, in multiples of the base width, of each variant of a segmentation network."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the name of a segmentation network says: its backbone, its variant, whether it has but the main logits.
+
+    "cut" has half the channels in the fusion and its head, "del" no context from stride 32 besides, "dw" depthwise
+    separable convolutions where the decoder's are heavy.
+    """
+
+    depth: str
+    variant: str
+    infer: bool
+
+
+FORMS = {
+    f"{seg}{'' if variant == 'plain' else f'-{variant}'}{'-infer' if infer else ''}": Form(depth, variant, infer)
+    for infer, variant, (seg, depth) in product(
+        (False, True), FUSION, (("stdc1-seg", "stdcnet813"), ("stdc2-seg", "stdcnet1446"))
+    )
+}
+"""The segmentation networks by name: "stdc1-seg", "stdc2-seg", "stdc1-seg-cut", …, "stdc2-seg-dw-infer"."""
+
 NAME = "stdc"
+BACKBONE = {name: form.depth for name, form in FORMS.items()}
+WHOLE = tuple(LAYERS) + tuple(name for name, form in FORMS.items() if not form.infer and form.variant == "plain")
+"""The networks that `every_tensor` knows: each name of another one's tensor is one of theirs."""
+
 MODELS = (*LAYERS, *BACKBONE)
 LOSS_SHAPES: Mapping[str, tuple[int, ...]] = {"loss.fuse_kernel": (1, 3, 1, 1)}
 """What the loss of the recipe trains (loss/detail_loss.py)."""
+
+IMAGENET_HEAD = ("fc.", "bn.", "linear.")
+"""How the names of a backbone's head begin; a conv_last alone is none."""
+
+AUXILIARY = ("conv_out16.", "conv_out32.", "conv_out_sp")
+CONTEXT32 = ("cp.arm32.", "cp.conv_head32.", "conv_out32.")
+"""How the names of the auxiliary heads' tensors begin, and those that need the context from stride 32."""
 
 BLOCK_CONVS = 4
 """Convolutions of a block: `block_num=4` in every published checkpoint."""
@@ -36,24 +73,32 @@ def architecture(
     imagenet_head: bool = True,
     use_conv_last: bool = False,
 ) -> Architecture:
-    """The architecture called `name` ("stdcnet813", "stdcnet1446", "stdc1-seg", "stdc2-seg").
+    """The architecture called `name`, a backbone of LAYERS or a segmentation network of FORMS.
 
     `num_classes` defaults to upstream's: 1000 for a backbone, 19 for a segmentation network (whose backbone
     has an ImageNet head of `imagenet_classes`); a backbone without its head has none. Raises KeyError for
     another name.
     """
-    seg = name in BACKBONE
-    depth = BACKBONE.get(name, name)
+    if name in FORMS and FORMS[name].infer:
+        whole = architecture(
+            name.removesuffix("-infer"), num_classes=num_classes, imagenet_classes=imagenet_classes, base=base,
+            block=block, use_conv_last=use_conv_last,
+        )  # fmt: skip
+        return _for_inference(name, whole)
+    seg = name in FORMS
+    depth, variant = BACKBONE.get(name, name), FORMS[name].variant if seg else "plain"
     classes = num_classes if num_classes is not None else 19 if seg else 1000
     head_classes = imagenet_classes if seg else classes
     prefix = "cp.backbone." if seg else ""
     tensors = dict(_backbone(prefix, depth, base, block, head_classes if imagenet_head else None))
     backbone_norms = _norms(tensors)
     if seg:
-        tensors |= _seg_parts(base, classes, use_conv_last)
+        tensors |= _seg_parts(base, classes, use_conv_last, variant)
     known = classes if seg or imagenet_head else 0
     words = [f"{known} classes"] if known else []
     words += [f"base {base}", f"{block} blocks", "with ImageNet head" if imagenet_head else "without ImageNet head"]
+    stages = _stages(LAYERS[depth])
+    ran = {stride: blocks for stride, blocks in stages.items() if variant != "del" or stride != "32x"}
     return Architecture(
         name=name,
         family=NAME,
@@ -64,18 +109,69 @@ def architecture(
             "block": block,
             "imagenet_head": imagenet_head,
             "use_conv_last": use_conv_last,
+            "variant": variant,
         },
         tensors=tensors,
-        aliases=_aliases(prefix, _stages(LAYERS[depth]), tensors),
+        aliases=_aliases(prefix, ran, tensors),
         abn_norms=_norms(tensors) - backbone_norms,
         other_norms=backbone_norms,
-        groups=_stages(LAYERS[depth]),
+        groups=stages,
     )
 
 
-def every_tensor(model: str) -> Architecture:
-    """The network with all tensors that a variant may have: "add" blocks have all that "cat" blocks have."""
-    return architecture(model, block="add")
+def _for_inference(name: str, whole: Architecture) -> Architecture:
+    """What of a segmentation network leads to its main logits; it has no use for the rest."""
+    unused = {key: Unused(spec, reason) for key, spec in whole.tensors.items() if (reason := _why_unused(key, whole))}
+    tensors = {key: spec for key, spec in whole.tensors.items() if key not in unused}
+    norms = _norms(tensors)
+    return replace(
+        whole,
+        name=name,
+        facts={**whole.facts, "imagenet_head": False},
+        words=whole.words[:-1],
+        tensors=tensors,
+        unused=unused,
+        abn_norms=whole.abn_norms & norms,
+        other_norms=whole.other_norms & norms,
+    )
+
+
+def _why_unused(key: str, whole: Architecture) -> str:
+    """Why inference has no use for a segmentation network's tensor, "" if it has."""
+    path = key.removeprefix("cp.backbone.")
+    if key.startswith(AUXILIARY):
+        return "only training needs the auxiliary heads"
+    if path.startswith(IMAGENET_HEAD) or (path.startswith("conv_last.") and not whole.facts["use_conv_last"]):
+        return "segmentation needs no ImageNet head"
+    if whole.facts["variant"] == "del" and _feature_index(key, "cp.backbone.") in whole.groups["32x"]:
+        return f"{whole.name} computes nothing at stride 32"
+    return ""
+
+
+def reduced(whole: Architecture, name: str) -> Architecture | None:
+    """The network called `name` if it is what inference needs of `whole`, with the numbers of that; else None."""
+    if name not in FORMS or name != f"{whole.name}-infer":
+        return None
+    linear = whole.tensors.get("cp.backbone.linear.weight")
+    return architecture(
+        name,
+        num_classes=int(whole.facts["num_classes"]),
+        imagenet_classes=linear.shape[0] if linear is not None else 1000,
+        base=int(whole.facts["base"]),
+        block=str(whole.facts["block"]),
+        use_conv_last=bool(whole.facts["use_conv_last"]),
+    )
+
+
+def every_tensor(name: str) -> Architecture:
+    """The network of WHOLE called `name` with all tensors that a variant of it may have, whatever their shapes.
+
+    "add" blocks have all that "cat" blocks have.
+    """
+    every = architecture(name, block="add")
+    variants = [each for each, form in FORMS.items() if name in FORMS and form.depth == FORMS[name].depth]
+    others = (architecture(each).tensors for each in variants if not FORMS[each].infer)
+    return replace(every, tensors={**{key: spec for other in others for key, spec in other.items()}, **every.tensors})
 
 
 def training_orders(
@@ -105,34 +201,57 @@ def training_orders(
 def recognise(shapes: Mapping[str, tuple[int, ...]], side: Side) -> Architecture | None:
     """The STDC network whose official PyTorch names these are, or None; the shapes are those of `side`.
 
-    Names decide which network it is; shapes only tell the numbers that the names leave open (classes,
-    base width). A checkpoint that lacks some tensors or has foreign ones is still recognised: the plan
-    reports them.
+    Names decide which network it is; shapes only tell the numbers that the names leave open (classes, base width,
+    and that of the fusion, by which "cut" differs). A checkpoint that lacks some tensors or has foreign ones is
+    still recognised: the plan reports them.
     """
     seg = any(key.startswith("cp.backbone.") for key in shapes)
     prefix = "cp.backbone." if seg else ""
     stem = shapes.get(f"{prefix}features.0.conv.weight")
-    names = {_feature_index(key, prefix) for key in shapes} - {-1}
-    depth = next((name for name, layers in LAYERS.items() if names == set(range(2 + sum(layers)))), None)
-    if stem is None or len(stem) != 4 or depth is None:
+    if stem is None or len(stem) != 4:
         return None
-    name = next(n for n, d in BACKBONE.items() if d == depth) if seg else depth
     base = stem[0] * 2
+    variant, infer = _form(shapes, base) if seg else ("plain", False)
+    names = {_feature_index(key, prefix) for key in shapes} - {-1}
+    short = variant == "del" and infer  # it may end with stride 16
+    depth = next((d for d, layers in LAYERS.items() if len(names) in _lengths(layers, short)), None)
+    if depth is None or names != set(range(len(names))):
+        return None
+    name = next(n for n, form in FORMS.items() if form == Form(depth, variant, infer)) if seg else depth
     linear = shapes.get(f"{prefix}linear.weight", ())
     imagenet_classes = _classes(linear if side == "torch" else linear[::-1], max(1024, base * 16))
     conv_out = shapes.get("conv_out.conv_out.weight")
     classes = (conv_out[0] if conv_out else None) if seg else imagenet_classes
-    arm32 = shapes.get("cp.arm32.conv.conv.weight", ())
-    head = ("fc.", "bn.", "linear.")  # a conv_last alone is none
+    feat32 = shapes.get("cp.conv_avg.conv.weight", ())
+    head = tuple(prefix + part for part in IMAGENET_HEAD)
     return architecture(
         name,
         num_classes=classes,
         imagenet_classes=imagenet_classes or 1000,
         base=base,
         block="add" if f"{prefix}features.2.skip.0.weight" in shapes else "cat",
-        imagenet_head=any(key.startswith(tuple(prefix + part for part in head)) for key in shapes),
-        use_conv_last=len(arm32) == 4 and arm32[1] == max(1024, base * 16) != base * 16,
+        imagenet_head=any(key.startswith(head) for key in shapes),
+        use_conv_last=variant != "del" and len(feat32) == 4 and feat32[1] == max(1024, base * 16) != base * 16,
     )
+
+
+def _form(shapes: Mapping[str, tuple[int, ...]], base: int) -> tuple[str, bool]:
+    """Which variant of a segmentation network it is, and whether it has but the main logits."""
+    fusion = shapes.get("ffm.convblk.conv.weight", ())
+    variant = "plain"
+    if any(".conv_dw." in key for key in shapes):
+        variant = "dw"
+    elif any(key.startswith("cp.arm16.") for key in shapes) and not any(key.startswith(CONTEXT32) for key in shapes):
+        variant = "del"
+    elif fusion[:1] == (base * FUSION["cut"],):
+        variant = "cut"
+    heads = [key for key in shapes if key.startswith(("conv_out.", *AUXILIARY))]
+    return variant, bool(heads) and not any(key.startswith(AUXILIARY) for key in heads)
+
+
+def _lengths(layers: tuple[int, ...], short: bool) -> set[int]:
+    """How many blocks a backbone of these layers has, or with `short` may have."""
+    return {2 + sum(layers), *((2 + sum(layers[:2]),) if short else ())}
 
 
 def _classes(linear: tuple[int, ...], width: int) -> int | None:
@@ -182,22 +301,27 @@ def _block(path: str, width: int, out: int, block: str, *, first: bool) -> Tenso
         yield from _norm(f"{path}.skip.3", out)
 
 
-def _seg_parts(base: int, classes: int, use_conv_last: bool) -> Tensors:
+def _seg_parts(base: int, classes: int, use_conv_last: bool, variant: str) -> Tensors:
     """Context path, feature fusion and heads; widths at base 64 are upstream's."""
     feat32 = max(1024, base * 16) if use_conv_last else base * 16
-    for arm, width in (("cp.arm16", base * 8), ("cp.arm32", feat32)):
-        yield from _conv_bn(f"{arm}.conv", width, base * 2, 3)
+    heavy = _dw_conv_bn if variant == "dw" else _conv_bn
+    arms = {"cp.arm16": base * 8} | ({} if variant == "del" else {"cp.arm32": feat32})
+    for arm, width in arms.items():
+        yield from heavy(f"{arm}.conv", width, base * 2, 3)
         yield from _conv(f"{arm}.conv_atten", base * 2, base * 2, 1)
         yield from _norm(f"{arm}.bn_atten", base * 2)
-    yield from _conv_bn("cp.conv_head32", base * 2, base * 2, 3)
-    yield from _conv_bn("cp.conv_head16", base * 2, base * 2, 3)
-    yield from _conv_bn("cp.conv_avg", feat32, base * 2, 1)
-    yield from _conv_bn("ffm.convblk", base * 6, base * 4, 1)
-    yield from _conv("ffm.conv1", base * 4, base, 1)
-    yield from _conv("ffm.conv2", base, base * 4, 1)
-    yield from _head("conv_out", base * 4, base * 4, classes)
-    yield from _head("conv_out16", base * 2, base, classes)
-    yield from _head("conv_out32", base * 2, base, classes)
+    if variant != "del":
+        yield from heavy("cp.conv_head32", base * 2, base * 2, 3)
+    yield from heavy("cp.conv_head16", base * 2, base * 2, 3)
+    yield from _conv_bn("cp.conv_avg", base * 8 if variant == "del" else feat32, base * 2, 1)
+    fused = base * FUSION[variant]
+    yield from _conv_bn("ffm.convblk", base * 6, fused, 1)
+    yield from _conv("ffm.conv1", fused, fused // 4, 1)
+    yield from _conv("ffm.conv2", fused // 4, fused, 1)
+    yield from heavy("conv_out.conv", fused, fused, 3)
+    yield from _conv("conv_out.conv_out", fused, classes, 1)
+    for head in ("conv_out16",) if variant == "del" else ("conv_out16", "conv_out32"):
+        yield from _head(head, base * 2, base, classes)
     for head, width in (("sp16", base * 8), ("sp8", base * 4), ("sp4", base), ("sp2", base // 2)):
         yield from _head(f"conv_out_{head}", width, base, 1)
 
@@ -209,6 +333,13 @@ def _head(path: str, width: int, mid: int, out: int) -> Tensors:
 
 def _conv_bn(path: str, width: int, out: int, kernel: int) -> Tensors:
     yield from _conv(f"{path}.conv", width, out, kernel)
+    yield from _norm(f"{path}.bn", out)
+
+
+def _dw_conv_bn(path: str, width: int, out: int, kernel: int) -> Tensors:
+    """A depthwise separable convolution, under the names of the deployment fork's block."""
+    yield from _conv(f"{path}.conv_dw", 1, width, kernel)
+    yield from _conv(f"{path}.conv_point", width, out, 1)
     yield from _norm(f"{path}.bn", out)
 
 

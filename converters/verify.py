@@ -14,9 +14,10 @@ from stdc_parity.converters.containers import Contents
 from stdc_parity.converters.convert import Conversion, open_state_dict, other, plan_conversion
 from stdc_parity.converters.diff_report import describe_gap
 from stdc_parity.converters.errors import shown
+from stdc_parity.converters.families import part_of
 from stdc_parity.converters.layouts import get_layout
 from stdc_parity.converters.pieces import Phases, no_phases
-from stdc_parity.converters.plan import Abn, Plan, recognise_layout
+from stdc_parity.converters.plan import Abn, Plan, recognise, recognise_layout
 from stdc_parity.converters.rules import Rules
 from stdc_parity.converters.rules_plan import side_of
 from stdc_parity.converters.sniffing import NPZ
@@ -97,7 +98,7 @@ def verify(
     return Verification(
         source, target, certificate, conversion.plan, len(conversion.tensors), tuple(problems), dropped, created,
         rounded="" if conversion.loss is None else conversion.loss.describe(),
-        hint=_dtype_hint(conversion, held) if problems else "",
+        hint=(_model_hint(conversion, held) or _dtype_hint(conversion, held)) if problems else "",
     )  # fmt: skip
 
 
@@ -123,6 +124,14 @@ def _planned(
     if layout.name == "official" and any(name in conversion.plan.architecture.aliases for name in held.tensors):
         return plan_conversion(source, None, same_layout=True, aliases=True, **options)
     return conversion
+
+
+def _model_hint(conversion: Conversion, held: StateDict) -> str:
+    """Which --model might explain what `held` is, if any."""
+    found = recognise(held.tensors, conversion.target_side)
+    if found is None or part_of(conversion.plan.architecture, found.name) is None:
+        return ""
+    return f"Was it converted with --model {found.name}? Then give that here too."
 
 
 def _dtype_hint(conversion: Conversion, held: StateDict) -> str:

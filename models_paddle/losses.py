@@ -220,10 +220,11 @@ class DetailAggregateLoss(nn.Layer):
 
 
 class SegLoss(nn.Layer):
-    """The total of train.py: OHEM of the output and both auxiliary heads, plus detail losses at `boundaries`.
+    """The total of train.py: OHEM of the output and the auxiliary heads, plus detail losses at `boundaries`.
 
     `boundaries` are the detail outputs the network was built with, of (2, 4, 8) in this order; train.py can
-    take (), (8,), (4, 8) and (2, 4, 8). The published models use (8,).
+    take (), (8,), (4, 8) and (2, 4, 8). The published models use (8,). `heads` counts the outputs that are
+    logits: three, or two of a network that has no stage at stride 32.
     """
 
     def __init__(
@@ -232,31 +233,35 @@ class SegLoss(nn.Layer):
         thresh: float = 0.7,
         n_min: int | None = None,
         ignore_index: int = 255,
+        heads: int = 3,
     ) -> None:
         super().__init__()
         if list(boundaries) != [b for b in (2, 4, 8) if b in boundaries]:
             raise ValueError(f"boundaries are {tuple(boundaries)}, they must be of (2, 4, 8) in this order")
         self.boundaries = tuple(boundaries)
+        self.heads = heads
         self.ohem = OhemCELoss(thresh, n_min, ignore_index)
         self.detail = DetailAggregateLoss()
 
     def forward(self, outputs: Sequence[Tensor], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(total, terms), all 0-d; terms: ohem, ohem16, ohem32, then bce and dice of each boundary.
 
-        `outputs` are the network's: (out, out16, out32, detail of each boundary), the first three (n, c, h,
+        `outputs` are the network's: (out, out16, out32, detail of each boundary), the first `heads` (n, c, h,
         w); `labels` int64 (n, h, w) or (n, 1, h, w). Raises ValueError for another number of outputs.
         """
-        if len(outputs) != 3 + len(self.boundaries):
+        names = ("ohem", "ohem16", "ohem32")[: self.heads]
+        if len(outputs) != self.heads + len(self.boundaries):
             raise ValueError(
-                f"{len(outputs)} outputs, boundaries {self.boundaries} need {3 + len(self.boundaries)}"
+                f"{len(outputs)} outputs, boundaries {self.boundaries} need {self.heads + len(self.boundaries)}"
             )
         if labels.ndim == 4:
             labels = labels.squeeze(1)
-        heads = zip(("ohem", "ohem16", "ohem32"), outputs[:3], strict=True)
-        terms = {name: self.ohem(logits, labels) for name, logits in heads}
-        total = terms["ohem"] + terms["ohem16"] + terms["ohem32"]
+        terms = {name: self.ohem(logits, labels) for name, logits in zip(names, outputs, strict=False)}
+        total = terms["ohem"]
+        for name in names[1:]:
+            total = total + terms[name]
         if self.boundaries:
-            for boundary, logits in zip(self.boundaries, outputs[3:], strict=True):
+            for boundary, logits in zip(self.boundaries, outputs[self.heads :], strict=True):
                 terms[f"bce{boundary}"], terms[f"dice{boundary}"] = self.detail(logits, labels)
             total = total + sum(terms[f"bce{b}"] for b in self.boundaries)
             total = total + sum(terms[f"dice{b}"] for b in self.boundaries)

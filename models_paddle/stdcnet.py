@@ -14,6 +14,8 @@ from paddle import Tensor, nn
 from stdc_parity.models_paddle.layers import BatchNorm2d, kaiming_normal_, make_conv, normal_
 
 Block = Literal["cat", "add"]
+LAYERS = {"stdcnet813": (2, 2, 2), "stdcnet1446": (4, 5, 3)}
+"""STDC modules at the strides 8, 16 and 32 (paper, table 2)."""
 
 
 class ConvX(nn.Layer):
@@ -121,17 +123,21 @@ class STDCNet(nn.Layer):
         block: Block = "cat",
         block_num: int = 4,
         use_conv_last: bool = False,
+        stages: int = 5,
+        classifier: bool = True,
     ) -> None:
         """Build and initialise the network.
 
         `layers` counts the STDC modules at strides 8, 16 and 32, `block_num` the convolutions of a module;
         `base` is the width at stride 4. With `use_conv_last` the last feature goes through `conv_last`.
+        `stages` is how many features `forward` computes; without `classifier` nothing is built for ImageNet.
         """
         super().__init__()
         last = max(1024, base * 16)
         self.widths = (base // 2, base, base * 4, base * 8, last if use_conv_last else base * 16)
         self.stage_ends = [sum(layers[:stage]) + 1 for stage in range(4)]  # of strides 4, 8, 16, 32
         self.use_conv_last = use_conv_last
+        self.stages = stages
 
         bottleneck: type[nn.Layer] = {"cat": CatBottleneck, "add": AddBottleneck}[block]
         features: list[nn.Layer] = [ConvX(3, base // 2, 3, 2), ConvX(base // 2, base, 3, 2)]
@@ -142,12 +148,14 @@ class STDCNet(nn.Layer):
                 in_planes = out_planes
         self.features = nn.Sequential(*features)
 
-        self.conv_last = ConvX(base * 16, last, 1)
-        self.fc = nn.Linear(last, last, bias_attr=False)
-        self.bn = nn.BatchNorm1D(last)  # in official state dicts; no forward uses it
-        self.relu = nn.ReLU()
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(last, num_classes, bias_attr=False)
+        if classifier or use_conv_last:
+            self.conv_last = ConvX(base * 16, last, 1)
+        if classifier:
+            self.fc = nn.Linear(last, last, bias_attr=False)
+            self.bn = nn.BatchNorm1D(last)  # in official state dicts; no forward uses it
+            self.relu = nn.ReLU()
+            self.dropout = nn.Dropout(dropout)
+            self.linear = nn.Linear(last, num_classes, bias_attr=False)
         self.init_params()
 
     def init_params(self) -> None:
@@ -159,12 +167,12 @@ class STDCNet(nn.Layer):
                 normal_(module.weight, std=0.001)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the features of an image batch x (n, 3, h, w) at strides 2, 4, 8, 16 and 32.
+        """Return the first `stages` features of an image batch x (n, 3, h, w), at strides 2, 4, 8, 16 and 32.
 
         Their channels are `widths`, their sizes ceil(h / stride) x ceil(w / stride).
         """
         feats = []
-        for idx, feature in enumerate(self.features):
+        for idx, feature in enumerate(list(self.features)[: self.stage_ends[self.stages - 2] + 1]):
             x = feature(x)
             if idx == 0 or idx in self.stage_ends:
                 feats.append(x)
@@ -188,7 +196,7 @@ def stdcnet813(
     use_conv_last: bool = False,
 ) -> STDCNet:
     """Build STDC1: two STDC modules at each of the strides 8, 16 and 32 (upstream's STDCNet813)."""
-    return STDCNet((2, 2, 2), base, num_classes, dropout, block, block_num, use_conv_last)
+    return STDCNet(LAYERS["stdcnet813"], base, num_classes, dropout, block, block_num, use_conv_last)
 
 
 def stdcnet1446(
@@ -200,4 +208,4 @@ def stdcnet1446(
     use_conv_last: bool = False,
 ) -> STDCNet:
     """Build STDC2: four, five and three STDC modules at the strides 8, 16 and 32 (upstream's STDCNet1446)."""
-    return STDCNet((4, 5, 3), base, num_classes, dropout, block, block_num, use_conv_last)
+    return STDCNet(LAYERS["stdcnet1446"], base, num_classes, dropout, block, block_num, use_conv_last)

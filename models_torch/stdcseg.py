@@ -35,13 +35,17 @@ class ConvBNReLU(nn.Module):
         return self.relu(self.bn(self.conv(x)))
 
 
+ConvBlock = type[nn.Module]
+"""What the heavy 3x3 convolutions are: `ConvBNReLU`, or another block with its two first arguments."""
+
+
 class BiSeNetOutput(nn.Module):
     """Segmentation or detail head: (n, in_chan, h, w) -> logits (n, n_classes, h, w)."""
 
-    def __init__(self, in_chan: int, mid_chan: int, n_classes: int) -> None:
-        """Build the layers."""
+    def __init__(self, in_chan: int, mid_chan: int, n_classes: int, conv: ConvBlock = ConvBNReLU) -> None:
+        """Build the layers, the first of type `conv`."""
         super().__init__()
-        self.conv = ConvBNReLU(in_chan, mid_chan)
+        self.conv = conv(in_chan, mid_chan)
         self.conv_out = make_conv(mid_chan, n_classes, 1)
         init_weight(self)
 
@@ -53,10 +57,10 @@ class BiSeNetOutput(nn.Module):
 class AttentionRefinementModule(nn.Module):
     """Channel attention: (n, in_chan, h, w) -> (n, out_chan, h, w)."""
 
-    def __init__(self, in_chan: int, out_chan: int) -> None:
-        """Build the layers."""
+    def __init__(self, in_chan: int, out_chan: int, conv: ConvBlock = ConvBNReLU) -> None:
+        """Build the layers, the first of type `conv`."""
         super().__init__()
-        self.conv = ConvBNReLU(in_chan, out_chan)
+        self.conv = conv(in_chan, out_chan)
         self.conv_atten = make_conv(out_chan, out_chan, 1)
         self.bn_atten = BatchNorm2d(out_chan)
         self.sigmoid_atten = nn.Sigmoid()
@@ -72,14 +76,14 @@ class AttentionRefinementModule(nn.Module):
 class ContextPath(nn.Module):
     """Backbone and context: refines the features at strides 16 and 32 on their way up to stride 8."""
 
-    def __init__(self, backbone: STDCNet, width: int = 128) -> None:
+    def __init__(self, backbone: STDCNet, width: int = 128, conv: ConvBlock = ConvBNReLU) -> None:
         """Build the path around a backbone; `width` is the channels of both outputs."""
         super().__init__()
         self.backbone = backbone
-        self.arm16 = AttentionRefinementModule(backbone.widths[3], width)
-        self.arm32 = AttentionRefinementModule(backbone.widths[4], width)
-        self.conv_head32 = ConvBNReLU(width, width)
-        self.conv_head16 = ConvBNReLU(width, width)
+        self.arm16 = AttentionRefinementModule(backbone.widths[3], width, conv)
+        self.arm32 = AttentionRefinementModule(backbone.widths[4], width, conv)
+        self.conv_head32 = conv(width, width)
+        self.conv_head16 = conv(width, width)
         self.conv_avg = ConvBNReLU(backbone.widths[4], width, ks=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -98,6 +102,31 @@ class ContextPath(nn.Module):
         feat16_up = F.interpolate(feat16_sum, feat8.shape[2:], mode="nearest")
         feat16_up = self.conv_head16(feat16_up)  # (n, width, h/8, w/8)
         return feat2, feat4, feat8, feat16, feat16_up, feat32_up
+
+
+class ContextPath16(nn.Module):
+    """Backbone and context from stride 16 alone, for a backbone that stops there (of four `stages`)."""
+
+    def __init__(self, backbone: STDCNet, width: int = 128, conv: ConvBlock = ConvBNReLU) -> None:
+        """Build the path around a backbone; `width` is the channels of the output."""
+        super().__init__()
+        self.backbone = backbone
+        self.arm16 = AttentionRefinementModule(backbone.widths[3], width, conv)
+        self.conv_head16 = conv(width, width)
+        self.conv_avg = ConvBNReLU(backbone.widths[3], width, ks=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the backbone's features at strides 2, 4, 8 and 16, then the context at stride 8.
+
+        x is an image batch (n, 3, h, w); the context has `width` channels.
+        """
+        feat2, feat4, feat8, feat16 = self.backbone(x)
+
+        avg = self.conv_avg(feat16.mean((2, 3), keepdim=True))  # (n, width, 1, 1)
+        feat16_sum = self.arm16(feat16) + avg  # (n, width, h/16, w/16)
+        feat16_up = F.interpolate(feat16_sum, feat8.shape[2:], mode="nearest")
+        feat16_up = self.conv_head16(feat16_up)  # (n, width, h/8, w/8)
+        return feat2, feat4, feat8, feat16, feat16_up
 
 
 class FeatureFusionModule(nn.Module):
@@ -121,6 +150,11 @@ class FeatureFusionModule(nn.Module):
         return feat * atten + feat
 
 
+def make_context(backbone: STDCNet, width: int, conv: ConvBlock) -> nn.Module:
+    """Build the context path for as many stages as the backbone runs."""
+    return (ContextPath if backbone.stages == 5 else ContextPath16)(backbone, width, conv)
+
+
 class BiSeNet(nn.Module):
     """STDC-Seg: the context path, the fusion, three segmentation heads and four detail heads."""
 
@@ -132,18 +166,25 @@ class BiSeNet(nn.Module):
         use_boundary_4: bool = False,
         use_boundary_8: bool = True,
         base: int = 64,
+        fusion: int = 4,
+        conv: ConvBlock = ConvBNReLU,
     ) -> None:
-        """Build the network around a backbone; `base` is the backbone's."""
+        """Build the network around a backbone; `base` is the backbone's.
+
+        `fusion` times `base` are the channels of the fusion and its head, `conv` is the block of the 3x3
+        convolutions on the way to the main logits. A backbone of four `stages` has no context at stride 16.
+        """
         super().__init__()
         self.use_boundary_2 = use_boundary_2
         self.use_boundary_4 = use_boundary_4
         self.use_boundary_8 = use_boundary_8
-        self.cp = ContextPath(backbone, base * 2)
+        self.cp = make_context(backbone, base * 2, conv)
         sp2, sp4, sp8, sp16, _ = backbone.widths
-        self.ffm = FeatureFusionModule(sp8 + base * 2, base * 4)
-        self.conv_out = BiSeNetOutput(base * 4, base * 4, num_classes)
+        self.ffm = FeatureFusionModule(sp8 + base * 2, base * fusion)
+        self.conv_out = BiSeNetOutput(base * fusion, base * fusion, num_classes, conv)
         self.conv_out16 = BiSeNetOutput(base * 2, base, num_classes)
-        self.conv_out32 = BiSeNetOutput(base * 2, base, num_classes)
+        if backbone.stages == 5:
+            self.conv_out32 = BiSeNetOutput(base * 2, base, num_classes)
         self.conv_out_sp16 = BiSeNetOutput(sp16, base, 1)
         self.conv_out_sp8 = BiSeNetOutput(sp8, base, 1)
         self.conv_out_sp4 = BiSeNetOutput(sp4, base, 1)
@@ -153,11 +194,11 @@ class BiSeNet(nn.Module):
         """Return the logits of an image batch x (n, 3, h, w).
 
         First the main, the 16x and the 32x logits (n, num_classes, h, w), which stem from strides 8, 8 and 16
-        (the names are upstream's). Then the detail logits (n, 1, h/s, w/s) of the enabled boundaries s of 2,
-        4 and 8, in this order. Upstream knows none, 8, 4 + 8 and 2 + 4 + 8; for others it returns None, which
-        looks like an oversight.
+        (the names are upstream's; the 32x logits only if there is a context at stride 16). Then the detail logits
+        (n, 1, h/s, w/s) of the enabled boundaries s of 2, 4 and 8, in this order. Upstream knows none,
+        8, 4 + 8 and 2 + 4 + 8; for others it returns None, which looks like an oversight.
         """
-        feat2, feat4, feat8, feat16, feat_cp8, feat_cp16 = self.cp(x)
+        feat2, feat4, feat8, feat16, feat_cp8, *feat_cp16 = self.cp(x)
 
         # All detail heads run, as upstream's do: in train mode their running statistics move.
         detail2 = self.conv_out_sp2(feat2)
@@ -165,11 +206,8 @@ class BiSeNet(nn.Module):
         detail8 = self.conv_out_sp8(feat8)
         self.conv_out_sp16(feat16)
 
-        out = self.conv_out(self.ffm(feat8, feat_cp8))
-        out16 = self.conv_out16(feat_cp8)
-        out32 = self.conv_out32(feat_cp16)
-
-        logits = (out, out16, out32)
+        logits = [self.conv_out(self.ffm(feat8, feat_cp8)), self.conv_out16(feat_cp8)]
+        logits += [self.conv_out32(feat) for feat in feat_cp16]
         outs = [F.interpolate(each, x.shape[2:], mode="bilinear", align_corners=True) for each in logits]
         if self.use_boundary_2:
             outs.append(detail2)

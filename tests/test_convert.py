@@ -503,7 +503,7 @@ ERRORS = [
     ("torch2paddle net.pth --abn yes", 2, "stdcnet813 has no norms that upstream trains as InPlaceABN"),
     ("torch2paddle net.pth --abn maybe", 2, "maybe"),
     ("torch2paddle net.pth --model stdc2-seg", 2, "the checkpoint looks like stdcnet813 (base 8"),
-    ("torch2paddle net.pth --model resnet", 2, "There are: stdcnet813, stdcnet1446, stdc1-seg, stdc2-seg."),
+    ("torch2paddle net.pth --model resnet", 2, "There are: stdcnet813, stdcnet1446, stdc1-seg, "),
     ("torch2paddle net.pth --key ema", 2, "The file has: the top."),
     ("torch2paddle two.pth --key ema", 2, "The file has: teacher, student."),
     ("torch2paddle torch_names.pdparams", 2, "is the source itself"),

@@ -10,9 +10,7 @@ from stdc_parity.align.framework import load_framework
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.result import Failure
 from stdc_parity.align.session import Session
-from stdc_parity.align.sides import read_reply
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.align.worker import answer
 
 PLAIN = Pair("by hand", {}, None, ("output",), ())
 T, P = torch.nn, paddle.nn
@@ -90,22 +88,7 @@ def test_the_backbones_cost_what_the_paper_says(name, paper):
     assert cost.under("features").macs + cost.under("conv_last").macs + 1024 * 2024 == cost.macs
 
 
-class Here:
-    """A side's worker in this process."""
-
-    def __init__(self, side):
-        self.session = Session(load_framework(side))
-        self.side = side
-
-    def ask(self, job):
-        self.reply = answer(self.session, job)
-
-    def answer(self):
-        return read_reply(self.side, self.reply)
-
-
-def test_both_sides_cost_the_same_and_a_side_that_fails_says_why():
-    workers = {side: Here(side) for side in ("torch", "paddle")}
+def test_both_sides_cost_the_same_and_a_side_that_fails_says_why(workers):
     costs = measure_sides(workers, RunSpec("stdc1-seg", (64, 96), base=8, batch=2))
     alike = [[(m.path, m.calls, m.parameters, m.macs) for m in cost.modules] for cost in costs.values()]
     assert alike[0] == alike[1]

@@ -23,6 +23,7 @@ from stdc_parity.converters.plan import (
 from stdc_parity.converters.statedict import find_state_dict
 from stdc_parity.fixtures.weights import seeded_weights, with_aliases
 
+FORK = json.loads(files("stdc_parity.fixtures").joinpath("fork_variants.json").read_text())
 OFFICIAL = json.loads(files("stdc_parity.fixtures").joinpath("official_stdc.json").read_text())
 ABN = ("STDC1-Seg-InPlaceABN", "STDC2-Seg-InPlaceABN")
 BACKBONE = stdc.architecture("stdcnet813", base=8, imagenet_head=False)
@@ -103,13 +104,10 @@ def test_the_abn_rule_is_for_the_norms_without_counters(official):
     assert {entry.source for entry in plan.entries if entry.rule == "abs"} == expected
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("official", [*FORK, *(name for name in OFFICIAL if not name.endswith("ABN"))])
 @pytest.mark.parametrize("aliases", [True, False])
-def test_the_way_back_needs_exactly_the_official_keys(name, aliases):
-    official = next(keys for keys, known in (
-        ("STDCNet813", "stdcnet813"), ("STDCNet1446", "stdcnet1446"),
-        ("STDC1-Seg", "stdc1-seg"), ("STDC2-Seg", "stdc2-seg")) if known == name)  # fmt: skip
-    keys = OFFICIAL[official]
+def test_the_way_back_needs_exactly_the_official_keys(official, aliases):
+    keys = {**FORK, **OFFICIAL}[official]
     forth = plan_of(zeros(keys))
     paddle = zeros({entry.target: entry.target_shape for entry in forth.entries if entry.target})
     back = plan_of(paddle, "paddle", aliases=aliases)
@@ -379,7 +377,9 @@ def test_model_overrides(name):
     tensors = zeros({key: spec.shape for key, spec in stdc.architecture(name, base=8).tensors.items()})
     assert choose_architecture(tensors, "torch", name).name == name
     for other in MODELS:
-        if other != name:
+        if other == f"{name}-infer":
+            assert choose_architecture(tensors, "torch", other).name == other
+        elif other != name:
             with pytest.raises(UsageError) as caught:
                 choose_architecture(tensors, "torch", other)
             assert f"--model {other}: the checkpoint looks like {name} (" in caught.value.message

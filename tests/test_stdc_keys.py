@@ -94,6 +94,7 @@ def test_official_lists_are_recognised(official, aliases, head):
         "block": "cat",
         "imagenet_head": head,
         "use_conv_last": False,
+        "variant": "plain",
     }
 
 
@@ -139,6 +140,7 @@ def test_variants_of_the_twins_are_recognised(name, arguments, side):
         "block": arguments.get("block", "cat"),
         "imagenet_head": True,
         "use_conv_last": arguments.get("use_conv_last", False),
+        "variant": "plain",
     }
     assert found.tensors == expected.tensors
 

@@ -15,12 +15,13 @@ from stdc_parity.fixtures.scenes import write_scenes
 IGNORED = 255
 
 
-def recipe(classes: int) -> Recipe:
-    """The published recipe (MichaelFan01/STDC-Seg, train.py, README) for that many classes."""
+def recipe(classes: int, heads: int = 3) -> Recipe:
+    """The published recipe (MichaelFan01/STDC-Seg, train.py, README) for that many classes and heads with logits."""
     return Recipe(
         loss=LossPart(
             _ours("losses:SegLoss"),
-            outputs=((classes, 1), (classes, 1), (classes, 1), (1, 8)),
+            arguments={"heads": heads} if heads != 3 else {},
+            outputs=(*[(classes, 1)] * heads, (1, 8)),
             before=_detail_targets,
             after=_besides,
             follows=((r"(bce|dice)\d+", r"detail.*"), (r"detail targets.*", r"detail.*")),

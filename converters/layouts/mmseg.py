@@ -71,5 +71,5 @@ LAYOUT = Layout(
             "conv_out_sp8.conv_out", [[[[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]]]]
         ),
     },
-    facts={"use_conv_last": False, "block": "cat"},
+    facts={"use_conv_last": (False,), "block": ("cat",), "variant": ("plain", "cut")},
 )

@@ -54,7 +54,7 @@ LAYOUT = Layout(
         "[cp.backbone.]bn": NO_IMAGENET_HEAD,
         "[cp.backbone.]linear": NO_IMAGENET_HEAD,
     },
-    facts={"use_conv_last": False},
+    facts={"use_conv_last": (False,), "variant": ("plain",)},
     older=OLDER,
     aliases=True,
     advice="PaddleSeg's AvgPool2D leaves the padding out of its means (exclusive=True), upstream's counts it: set "

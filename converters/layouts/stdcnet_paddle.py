@@ -29,7 +29,7 @@ LAYOUT = replace(
         *(line for name in HEADS for line in paddleseg.head(name, name)),
     ),
     absent={},
-    facts={},
+    facts={"variant": ("plain",)},
     older={},
     advice=_whose(paddleseg.LAYOUT.advice),
     caveat=_whose(paddleseg.LAYOUT.caveat),
