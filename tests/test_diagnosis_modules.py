@@ -11,6 +11,7 @@ import torch
 
 from stdc_parity.align import capture_paddle, capture_torch, selftest
 from stdc_parity.align.compare import Judging
+from stdc_parity.align.diagnosis.averages import averages
 from stdc_parity.align.diagnosis.meanings import differing, in_paddles_words, same, tidied
 from stdc_parity.align.diagnosis.total import explain_total
 from stdc_parity.align.judge import Tolerance
@@ -170,3 +171,45 @@ def test_a_repro_runs_alone_and_shows_the_difference(tmp_path, rung, plant, line
     done = subprocess.run([sys.executable, "-W", "ignore", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(line, done.stdout), done.stdout
+
+
+class TorchCascade(torch.nn.Module):
+    """Two cross entropies that ignore -1, on labels shrunk bilinearly, as ICNet's loss has three."""
+
+    def forward(self, labels, *outputs):
+        cross_entropy, total = torch.nn.functional.cross_entropy, 0.0
+        for logits in outputs:
+            small = torch.nn.functional.interpolate(
+                labels[:, None].float(), logits.shape[2:], mode="bilinear", align_corners=True
+            )
+            total = total + cross_entropy(logits, small.squeeze(1).long(), ignore_index=-1)
+        return total
+
+
+class PaddleCascade(paddle.nn.Layer):
+    """Its port, which resizes in float64."""
+
+    def forward(self, labels, *outputs):
+        functional, total = paddle.nn.functional, 0.0
+        for logits in outputs:
+            small = functional.interpolate(
+                labels.unsqueeze(1).astype("float64"), logits.shape[2:], mode="bilinear", align_corners=True
+            )
+            labels_here = small.squeeze(1).astype("int64")
+            total = total + functional.cross_entropy(logits, labels_here, ignore_index=-1, axis=1)
+        return total
+
+
+def test_several_means_over_ignored_labels_and_labels_cut_off_are_undone_together():
+    random = np.random.default_rng(3)
+    labels = np.kron(random.integers(-1, 5, (2, 6, 8)), np.ones((8, 8), np.int64)).astype(np.int64)
+    outputs = [random.standard_normal((2, 5, 48 // stride, 64 // stride)) for stride in (4, 8)]
+    reference, one = traced(capture_torch, TorchCascade(), labels, *outputs)
+    before, other = traced(capture_paddle, PaddleCascade(), labels, *outputs)
+    _, edits, cause, _ = list(averages(in_paddles_words(one), tidied(other)))[-1]
+    assert "all labels" in cause and "another class" in cause
+    tracer = Tracer(capture_paddle, module := PaddleCascade(), edits, one.values)
+    with capture_paddle.traced(tracer), capture_paddle.no_grad():
+        after = module(*map(capture_paddle.to_tensor, (labels, *outputs)))
+    assert abs(float(before) - float(reference)) > 1e-2
+    assert abs(float(after) - float(reference)) < 1e-12

@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from stdc_parity.align.diagnosis import words
+from stdc_parity.align.diagnosis.averages import averages
 from stdc_parity.align.diagnosis.differences import (
     MAX_REGION,
     Difference,
@@ -107,6 +108,7 @@ Candidate = tuple[str, Sequence[Edit], str, str]
 def _candidates(torch: Trace, paddle: Trace, values: Values) -> Iterator[Candidate]:
     yield from _attributes(torch, paddle)
     yield from _inputs(torch, paddle)
+    yield from averages(torch, paddle)
     ways = list(differences(torch, paddle, values))
     for found in ways:
         for difference in found:
