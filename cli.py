@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from io import TextIOWrapper
 from pathlib import Path
 from time import monotonic
@@ -469,6 +469,74 @@ def optimizer(
     )
     optimizer_files.write_optimizer(conversion, target, force=force)
     click.echo("\n".join(optimizer_files.optimizer_lines(conversion, target)))
+
+
+@convert.command(context_settings=SETTINGS, short_help="Rules of two networks, for --rules.")
+@click.option("--pair", metavar="NAME", help="A pair that is known (stdc-align pairs lists them).")
+@click.option("--torch", "torch_builder", metavar="MODULE:FUNCTION", help="What builds the PyTorch network.")
+@click.option("--paddle", "paddle_builder", metavar="MODULE:FUNCTION", help="What builds the Paddle network.")
+@click.option(
+    "--torch-path", metavar="DIR", multiple=True, type=click.Path(path_type=Path),
+    help="A folder to import PyTorch's side from, before the current one.",
+)
+@click.option(
+    "--paddle-path", metavar="DIR", multiple=True, type=click.Path(path_type=Path), help="The same for Paddle's side."
+)
+@click.option(
+    "--input", "inputs", metavar="SHAPE", multiple=True,
+    help="What both are called with: 1x3x224x224, or 2x9:int64<100 for integers below 100. Once for each input.",
+)
+@click.option("--base", type=click.IntRange(4, 256), default=8, show_default=True, help="Width of a known pair.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the inputs and of the weights to try.")
+@click.option(
+    "--tol", type=click.FloatRange(0, 1e-3), default=2e-5, show_default=True,
+    help="How far outputs may differ, relative to each one's largest value.",
+)
+@click.option(
+    "-o", "--output", "target", metavar="FILE", required=True, type=click.Path(path_type=Path),
+    help="The rules file to write.",
+)
+@click.option("--force", is_flag=True, help="Replace it if it exists.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of each side (half the cores).")
+@fails_clearly
+def derive(
+    pair: str | None, torch_builder: str | None, paddle_builder: str | None, torch_path: tuple[Path, ...],
+    paddle_path: tuple[Path, ...], inputs: tuple[str, ...], base: int, seed: int, tol: float, target: Path,
+    force: bool, threads: int | None,
+) -> None:  # fmt: skip
+    """Write the rules of two implementations of a network: what each tensor is on the other side.
+
+    Both are built in processes of their own and run with seeded weights. What names and types do not tell is settled
+    by these runs, or listed as open. Exit code 1 if anything is open or the outputs differ.
+
+    \b
+    Example: stdc-convert derive --torch my_torch:build --paddle my_paddle:build --input 1x3x64x64 -o rules.toml
+             stdc-convert derive --pair stdc1-seg -o rules.toml
+    """
+    from stdc_parity.align.derivation import command
+    from stdc_parity.align.progress import show_progress
+    from stdc_parity.converters.atomic import check_target
+
+    builders: Any = {"torch": torch_builder, "paddle": paddle_builder}
+    if (pair is None) == (None in builders.values()) or (pair is not None and any(builders.values())):
+        raise click.UsageError("Say --pair NAME, or both --torch and --paddle.")
+    if pair is not None and inputs:
+        raise click.UsageError("--input is for --torch and --paddle: a pair knows its inputs.")
+    check_target(target, force=force)
+    if pair is not None:
+        jobs, drawn = command.jobs_of_pair(pair, base, (64, 128), 2, seed)
+        about = ["stdc-convert derive", f"--pair {pair} --base {base} --seed {seed}"]
+    else:
+        jobs = command.jobs_of_builders(builders, {"torch": torch_path, "paddle": paddle_path})
+        drawn = command.draw_inputs(inputs, seed)  # type: ignore[assignment]
+        about = ["stdc-convert derive", f"--torch {torch_builder} --paddle {paddle_builder}"]
+        about += [*(f"--input '{text}'" for text in inputs), f"--seed {seed}"]
+    with show_progress(quiet=not sys.stderr.isatty()) as progress:
+        said = partial(progress.begin, "derive")
+        found = command.derive(jobs, drawn, seed=seed, tol=tol, threads=threads, said=said)
+    command.write_derivation(found, about, target, force=force)
+    click.echo("\n".join([*command.describe(found), *command.open_lines(found), f"Wrote {target}."]))
+    sys.exit(0 if found else 1)
 
 
 @click.group(context_settings=SETTINGS, epilog=EPILOG)

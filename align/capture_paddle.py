@@ -222,11 +222,12 @@ def _tensors(network: nn.Layer) -> dict[str, paddle.Tensor]:
     """The network's parameters and persistent buffers; an LSTM or GRU lists its cells' a second time."""
     layers = network.named_sublayers(include_self=True)
     recurrent = [f"{path}." if path else "" for path, layer in layers if isinstance(layer, RNNBase)]
-    return {
-        name: tensor
-        for name, tensor in network.state_dict().items()
-        if not any(name.startswith(path) and "." in name.removeprefix(path) for path in recurrent)
-    }
+    found: dict[str, paddle.Tensor] = {}
+    for name, tensor in network.state_dict().items():
+        of_cell = any(name.startswith(path) and "." in name.removeprefix(path) for path in recurrent)
+        if not (of_cell and any(tensor is other for other in found.values())):
+            found[name] = tensor
+    return found
 
 
 def _numpy_dtype(tensor: paddle.Tensor) -> str:

@@ -31,6 +31,7 @@ class Session:
         """Start with nothing built."""
         self.framework = framework
         self.lent: Record | None = None
+        self.benches: dict[str, Any] = {}
         self._initial: Mapping[str, Array] = {}
         self._networks: dict[tuple[RunSpec, str], tuple[Network, Mapping[str, Array]]] = {}
         self._weights: dict[RunSpec, tuple[Pair, Mapping[str, Array] | None, str]] = {}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from stdc_parity.align.cost import measure
+from stdc_parity.align.derivation.job import derive
 from stdc_parity.align.export.job import export
 from stdc_parity.align.framework import load_framework
 from stdc_parity.align.ladder import CAPTURES, REPLAYS
@@ -37,6 +38,8 @@ def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
         return {"facts": session.framework.facts()}
     if job["do"] == "touched":
         return {"touched": sorted(touched(session.framework.SIDE, job["plant"]))}
+    if job["do"].startswith("derive-"):
+        return derive(session.benches, session.framework, job)
     spec = RunSpec.from_json(job["spec"])
     if job["do"] == "cost":
         return {"cost": measure(session, spec).to_json()}

@@ -46,7 +46,8 @@ class TensorRule:
     of the first axis it speaks of, if a tensor is several on the other side; Paddle's are counted as PyTorch has
     the tensor turned. A rule with one name is of a tensor that the other side lacks: dropped for `reason`, and
     created on the way back as full of `value` in `dtype` (that of the weights if ""), or, as a second name of
-    another tensor of its side, `alias`, as that one. With `exact` it may be dropped only if it is full of `value`.
+    another tensor of its side, `alias`, as that one. With `exact` it may be dropped only if it is full of `value`;
+    `optional` ones are not written at all, as the network makes them itself.
 
     `torch_alias`, `paddle_alias` name a tensor of that side that has the same memory there, and so has to have the
     same values. `settled` says how the rule was found, `evidence` what speaks for it.
@@ -65,6 +66,7 @@ class TensorRule:
     value: float | int | bool | None = None
     dtype: str = ""
     exact: bool = False
+    optional: bool = False
     reason: str = ""
     settled: Settled = "hand"
     evidence: str = ""

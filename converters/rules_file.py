@@ -126,6 +126,7 @@ _FORMS: Mapping[str, str] = {
     "dtype": f"one of {', '.join(DTYPES)}",
     "value": "a number",
     "exact": "true or false",
+    "optional": "true or false",
 }
 
 
@@ -142,7 +143,7 @@ def _value(name: str, value: object) -> Any:
         return None if form == _ROWS and (len(numbers) != 2 or numbers[0] >= numbers[1]) else numbers
     if name == "value":
         return value if isinstance(value, int | float) else None
-    if name == "exact":
+    if name in ("exact", "optional"):
         return value if isinstance(value, bool) else None
     if not isinstance(value, str) or (form == "a name" and not value):
         return None
@@ -167,8 +168,8 @@ def _contradictions(rule: TensorRule) -> Iterator[str]:
         yield 'axes go with transform = "permute"'
     if rule.torch is None or rule.paddle is None:
         yield from _contradictions_of_one_side(rule)
-    elif rule.value is not None or rule.dtype or rule.exact:
-        yield "value, dtype and exact are for a tensor that one side lacks"
+    elif rule.value is not None or rule.dtype or rule.exact or rule.optional:
+        yield "value, dtype, exact and optional are for a tensor that one side lacks"
     elif not fits(rule):
         yield f"{rule.transform} does not make {rule.paddle_shape} of {rule.torch_shape}" + (
             " with these rows" if rule.torch_rows or rule.paddle_rows else ""
@@ -184,6 +185,8 @@ def _contradictions_of_one_side(rule: TensorRule) -> Iterator[str]:
         yield "only one side has it: a reason is missing"
     if rule.exact and rule.value is None:
         yield "exact goes with value"
+    if rule.optional and (rule.value is not None or rule.torch_alias or rule.paddle_alias):
+        yield "optional goes without value and alias"
     if rule.value is not None and not _is_in(rule.value, rule.dtype or "float32"):
         yield f"value {shown(rule.value, 30)} is no {rule.dtype or 'float32'}"
 

@@ -115,9 +115,9 @@ def _same_side(task: _Task) -> Iterator[Entry]:
 
 
 def _may_lack(task: _Task, rule: TensorRule) -> bool:
-    """Whether the source may lack the rule's tensor and does: a norm's counter, or a second name."""
+    """Whether the source may lack the rule's tensor and does: a norm's counter, a second name, what is optional."""
     name = rule.name(task.side) or ""
-    return name not in task.tensors and (name.endswith(COUNTER) or bool(rule.alias(task.side)))
+    return name not in task.tensors and (name.endswith(COUNTER) or rule.optional or bool(rule.alias(task.side)))
 
 
 def _first_of_each(rules: Iterable[TensorRule], side: Side) -> Iterator[TensorRule]:
@@ -138,7 +138,7 @@ def _across(task: _Task) -> Iterator[Entry]:
         elif here is not None:
             if not _may_lack(task, rule) and task.fits(rule):
                 yield _drop(task, rule)
-        elif there is not None:
+        elif there is not None and not rule.optional:
             yield _create(task, rule)
             size += 0 if rule.alias(task.to) else 8 * int(np.prod(rule.shape(task.to), dtype=object))
     if size > unpacked_limit(sum(tensor.nbytes for tensor in task.tensors.values())):
@@ -205,7 +205,7 @@ def apply_rules(
     dtype = _weights_dtype(tensors)
     parts: dict[str, list[TensorRule]] = {}
     for rule in rules.tensors:
-        if (there := rule.name(to)) is not None:
+        if (there := rule.name(to)) is not None and not rule.optional:
             parts.setdefault(there, []).append(rule)
     made = {name: _made(tensors, side, to, of) for name, of in parts.items() if of[0].name(side) is not None}
     result: dict[str, Array] = {}
@@ -213,11 +213,11 @@ def apply_rules(
         alias = of[0].alias(to)
         if name not in made:
             made[name] = made[alias] if alias in made else _created(of[0], to, dtype, batches)
-        elif alias and not same_bytes(made[name], made[alias]):
+        elif alias in made and not same_bytes(made[name], made[alias]):
             raise CheckpointError(
                 f"{shown(name)} and {shown(alias)} are one tensor on the {to} side, and two different ones here"
             )
-        result[name] = made[alias] if alias else made[name]
+        result[name] = made.get(alias, made[name])
     return result
 
 

@@ -133,6 +133,8 @@ CAPTURES = {
     "align/trace_torch.py": {"torch"},
     "align/trace_paddle.py": {"paddle"},
     "align/capture_paddle.py": {"paddle"},
+    "align/capture_table_torch.py": {"torch"},
+    "align/capture_table_paddle.py": {"paddle"},
     "align/capture_onnx.py": {"onnxruntime"},
 }
 
