@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal[
-    "conv", "linear", "bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "norm.batches"
-]
+    "conv", "linear", "bias", "plain", "buffer",
+    "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "norm.batches",
+]  # fmt: skip
+"""What a tensor is. A "bias" is one that only some layouts have; "plain" are official ones, and parameters that no
+layer has; a "buffer" is not trained."""
 Side = Literal["torch", "paddle"]
 
 PADDLE_SUFFIX: Mapping[Kind, tuple[str, str]] = {
@@ -45,6 +48,7 @@ class Architecture:
     lost its counters. `groups` are the numbers of the blocks of each stage, by its stride ("8x").
     `family` is the name of the networks that it belongs to, `words` are what `describe` says of it, in order.
     `unused` are the tensors that a checkpoint of a larger form of the network holds besides.
+    `whose` says by a layout's name whose names that layout's are for it, where its title does not.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Architecture:
     family: str = ""
     words: tuple[str, ...] = ()
     unused: Mapping[str, Unused] = field(default_factory=dict)
+    whose: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def known(self) -> dict[str, TensorSpec]:

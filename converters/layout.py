@@ -178,9 +178,10 @@ def places(layout: Layout, architecture: Architecture) -> dict[str, Place]:
 
 
 def with_biases(tensors: Mapping[str, TensorSpec]) -> Iterator[tuple[str, TensorSpec]]:
-    """The tensors, and after each convolution's and Linear's weight the bias that other layouts may give it."""
+    """The tensors, and after the weight of each convolution or Linear without a bias the one of other layouts."""
     for name, spec in tensors.items():
         yield name, spec
-        if spec.kind in ("conv", "linear"):
+        bias = f"{name.removesuffix('weight')}bias"
+        if spec.kind in ("conv", "linear") and bias not in tensors:
             kind: Kind = "bias"
-            yield f"{name.removesuffix('weight')}bias", TensorSpec(kind, spec.shape[:1])
+            yield bias, TensorSpec(kind, spec.shape[:1])

@@ -173,8 +173,9 @@ def make_plan(
     source = recognise_layout(state.tensors, source_side)
     target = target or twin_layout("paddle" if source_side == "torch" else "torch")
     _check_fit(architecture, source, target)
-    if aliases and not (target.aliases and target.side == "torch"):
-        raise UsageError(f"--aliases: {target.name} has no second names")
+    if aliases and not (target.aliases and target.side == "torch" and architecture.aliases):
+        whose = target.name if architecture.aliases else architecture.name
+        raise UsageError(f"--aliases: {whose} has no second names")
     use_abn = decide_abn(state.tensors, architecture, abn, source)
     task = Task(state.tensors, architecture, source, target, use_abn, drop_nonzero_bias)
     entries = list(make_entries(task))

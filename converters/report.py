@@ -85,7 +85,8 @@ def inspect_lines(
     yield from (f"beside        {line}" for line in _some(state.beside))
     yield f"names         {side} (norm statistics are called {'running_mean' if side == 'torch' else '_mean'})"
     architecture, layout = recognise(tensors, side), recognise_layout(tensors, side)
-    yield f"layout        {f'{layout.name} ({layout.title})' if architecture else 'not recognised'}"
+    title = architecture.whose.get(layout.name, layout.title) if architecture else ""
+    yield f"layout        {f'{layout.name} ({title})' if architecture else 'not recognised'}"
     yield f"architecture  {architecture.describe() if architecture else 'not recognised'}"
     values = sum(tensor.size for tensor in tensors.values())
     dtypes = Counter(tensor.dtype.name for tensor in tensors.values())

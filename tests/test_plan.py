@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from stdc_parity.converters import stdc
+from stdc_parity.converters import families, stdc
 from stdc_parity.converters.architecture import paddle_name
 from stdc_parity.converters.errors import CheckpointError, UsageError
 from stdc_parity.converters.plan import (
@@ -374,7 +374,7 @@ def test_mixed_names_are_refused():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_model_overrides(name):
-    tensors = zeros({key: spec.shape for key, spec in stdc.architecture(name, base=8).tensors.items()})
+    tensors = zeros({key: spec.shape for key, spec in families.architecture(name, base=8).tensors.items()})
     assert choose_architecture(tensors, "torch", name).name == name
     for other in MODELS:
         if other == f"{name}-infer":
@@ -403,7 +403,7 @@ def test_an_unknown_network_is_refused_and_the_override_lists_what_is_missing():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_there_and_back_in_memory(name):
-    architecture = stdc.architecture(name, base=8, imagenet_head=False)
+    architecture = families.architecture(name, base=8)
     tensors = seeded_weights(architecture)
     forth = plan_of(tensors)
     paddle = apply_plan(forth, tensors, {})

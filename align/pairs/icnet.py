@@ -19,12 +19,13 @@ from stdc_parity.align.pair import (
     Recipe,
 )
 from stdc_parity.align.spec import RunSpec
+from stdc_parity.converters import icnet
 from stdc_parity.converters.architecture import Architecture
+from stdc_parity.converters.resnet import LAYERS
 from stdc_parity.fixtures.scenes import write_scenes
 
-NAMES = ("icnet-resnet50-v1b", "icnet-resnet50-v1s")
+NAMES = icnet.MODELS
 
-STAGES = ("conv_sub1", "ppm", "head.cff_24", "head.cff_12", "head")
 OUTPUTS = ("logits", "logits4", "logits8", "logits16")
 IGNORED = -1
 ITERATIONS = 200 * 425
@@ -33,14 +34,22 @@ ITERATIONS = 200 * 425
 
 def pair(name: str, architecture: Architecture | None = None, base: int = 64) -> Pair:
     """The pair called `name`, with the numbers of `architecture` if a checkpoint gave one."""
-    classes = 19
+    facts = architecture.facts if architecture is not None and architecture.name == name else {}
+    base, classes = int(facts.get("base", base)), int(facts.get("num_classes", 19))
+    backbone = name.removeprefix("icnet-")
+    blocks = tuple(
+        f"pretrained.layer{stage}.{block}"
+        for stage, count in enumerate(LAYERS[icnet.DEPTH], 1)
+        for block in range(count)
+    )
     return Pair(
         name=name,
         builders=_ours(f"icnet:{name.replace('-', '_')}"),
-        architecture=None,
+        architecture=icnet.architecture(name, num_classes=classes, base=base),
         outputs=OUTPUTS,
-        stages=STAGES,
+        stages=("conv_sub1", *blocks, "ppm", "head.cff_24", "head.cff_12", "head"),
         arguments={"num_classes": classes, "base": base},
+        parts={backbone: "pretrained."},
         recipe=recipe(classes),
     )
 
