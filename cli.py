@@ -62,6 +62,45 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
         return int(number) * unit
 
 
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """HxW in pixels, such as 512x1024."""
+
+    name = "HxW"
+
+    def __init__(self, *, dynamic: bool = False) -> None:
+        """With `dynamic`, that word is None."""
+        self.dynamic = dynamic
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int] | None:
+        """Parse it; a tuple stays as it is."""
+        if isinstance(value, tuple):
+            return value
+        if self.dynamic and str(value).lower() == "dynamic":
+            return None
+        height, _, width = str(value).lower().partition("x")
+        if not (
+            height.isdecimal()
+            and width.isdecimal()
+            and 0 < int(height) < 1 << 16
+            and 0 < int(width) < 1 << 16
+        ):
+            self.fail(f"{value!r} is not HxW in pixels, such as 512x1024", param, ctx)
+        return int(height), int(width)
+
+
+def _with(options: list[Callable[..., Any]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that adds click options, in their order."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 _DTYPE = click.Choice(["float16", "bfloat16", "float32"])
 
 
@@ -334,6 +373,107 @@ def _prove(source: Path, key: str | None, target: Path, model: str, taps: Any) -
     sys.exit(0 if result else 1)
 
 
+_positive_int = click.IntRange(0)
+_export_options = [
+    click.argument("files", metavar="[SRC] DST", nargs=-1, required=True, type=click.Path(path_type=Path)),
+    click.option(
+        "--size", metavar="HxW|dynamic", type=Size(dynamic=True), default="dynamic", show_default=True,
+        help="The input's height and width in pixels, or any, with any batch.",
+    ),
+    click.option(
+        "--outputs", type=click.Choice(["logits", "labels"]), default="logits", show_default=True,
+        help="All that the network gives, or the winning class of each pixel alone (int64).",
+    ),
+    click.option(
+        "--fold-bn", "fold", is_flag=True, help="Fold batch norms into the convolutions before them, and prove it."
+    ),
+    click.option("--pair", metavar="NAME", help="The network, if the weights are seeded (no SRC)."),
+    click.option("--base", type=click.IntRange(4, 256), default=64, help="Width of a seeded network (64)."),
+    click.option("--seed", type=_positive_int, default=0, help="Seed of seeded weights."),
+    click.option("--key", metavar="PATH", help="Where the state dict is in the file (ema, checkpoint.model, …)."),
+    click.option("--force", is_flag=True, help="Replace DST if it exists."),
+    click.option("-q", "--quiet", is_flag=True, help="Show results alone, no progress."),
+]  # fmt: skip
+
+
+@convert.command("onnx", context_settings=SETTINGS, short_help="A checkpoint to an ONNX graph, verified.")
+@_with(_export_options)
+@click.option(
+    "--from", "framework", type=click.Choice(["torch", "paddle"]),
+    help="Whose network to export (the one whose names SRC has).",
+)
+@click.option("--opset", type=int, default=17, show_default=True, help="The graph's version of ONNX's operators.")
+@click.option("--lean", is_flag=True, help="Leave out tensors that no output needs; DST then does not convert back.")
+@fails_clearly
+def onnx(**options: Any) -> None:
+    """Export a checkpoint of either framework as an ONNX graph; without SRC, seeded weights for a try.
+
+    DST appears once onnx.checker passed it and ONNX Runtime computed with it what the framework does.
+
+    \b
+    Example: stdc-convert onnx model_maxmIOU75.pth stdc2.onnx --size 512x1024
+             stdc-convert onnx model_maxmIOU75.pdparams stdc2.onnx --from paddle --outputs labels --fold-bn
+    """
+    _export("onnx", options)
+
+
+@convert.command("torchscript", context_settings=SETTINGS, short_help="A checkpoint to TorchScript, verified.")
+@_with(_export_options)
+@fails_clearly
+def torchscript(**options: Any) -> None:
+    """Export a checkpoint of either framework as TorchScript (.pt), verified in a fresh process.
+
+    \b
+    Example: stdc-convert torchscript model_maxmIOU75.pth stdc2.pt --fold-bn
+    """
+    _export("torchscript", options)
+
+
+@convert.command("torch-export", context_settings=SETTINGS, short_help="A checkpoint to torch.export, verified.")
+@_with(_export_options)
+@fails_clearly
+def torch_export(**options: Any) -> None:
+    """Export a checkpoint of either framework as a program of torch.export (.pt2), verified in a fresh process.
+
+    \b
+    Example: stdc-convert torch-export model_maxmIOU75.pth stdc2.pt2 --size 512x1024
+    """
+    _export("torch-export", options)
+
+
+@convert.command("paddle-inference", context_settings=SETTINGS, short_help="A checkpoint to Paddle inference.")
+@_with(_export_options)
+@fails_clearly
+def paddle_inference(**options: Any) -> None:
+    """Export a checkpoint of either framework for Paddle's inference engine: DST.json and DST.pdiparams.
+
+    \b
+    Example: stdc-convert paddle-inference model_maxmIOU75.pdparams inference/stdc2 --fold-bn
+    """
+    _export("paddle-inference", options)
+
+
+def _export(kind: Any, options: dict[str, Any]) -> None:
+    files = options.pop("files")
+    if len(files) > 2:
+        raise click.UsageError(f"SRC and DST, or DST alone: there are {len(files)} files.")
+    source, target = files if len(files) == 2 else (None, files[0])
+    if source is not None and (options["pair"] is not None or options["base"] != 64 or options["seed"]):
+        raise click.UsageError("--pair, --base and --seed are for seeded weights, without SRC.")
+
+    from stdc_parity.align.export.deploy import Wanted, deploy
+    from stdc_parity.align.export.kinds import KINDS
+    from stdc_parity.align.progress import show_progress
+
+    wanted = Wanted(
+        KINDS[kind], size=options.pop("size"), labels=options.pop("outputs") == "labels", fold=options.pop("fold"),
+        **{name: options.pop(name) for name in ("framework", "opset", "lean") if name in options},
+    )  # fmt: skip
+    with show_progress(quiet=options.pop("quiet")) as progress:
+        found = deploy(source, target, wanted, progress=progress, **options)
+    click.echo("\n".join(found.lines))
+
+
 @convert.command(context_settings=SETTINGS, short_help="What a checkpoint is, and holds.")
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.option("--key", metavar="PATH", help="Where the state dict is in the file (ema, checkpoint.model, …).")
@@ -543,39 +683,6 @@ def derive(
 @click.version_option(package_name="stdc-parity", prog_name="stdc-align")
 def align() -> None:
     """Prove that two implementations of a network compute the same, or show where they start to differ."""
-
-
-class Size(click.ParamType):  # type: ignore[type-arg]
-    """HxW in pixels, such as 512x1024."""
-
-    name = "HxW"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Parse it; a tuple stays as it is."""
-        if isinstance(value, tuple):
-            return value
-        height, _, width = str(value).lower().partition("x")
-        if not (
-            height.isdecimal()
-            and width.isdecimal()
-            and 0 < int(height) < 1 << 16
-            and 0 < int(width) < 1 << 16
-        ):
-            self.fail(f"{value!r} is not HxW in pixels, such as 512x1024", param, ctx)
-        return int(height), int(width)
-
-
-def _with(options: list[Callable[..., Any]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator that adds click options, in their order."""
-
-    def add(command: Callable[..., None]) -> Callable[..., None]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
 
 
 _positive = click.FloatRange(min=0)

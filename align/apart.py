@@ -37,7 +37,7 @@ from stdc_parity.align.several import (
     prepare_graph,
     without_what_graphs_lack,
 )
-from stdc_parity.align.sides import GRAPH_SIDES, PACKAGES, default_threads
+from stdc_parity.align.sides import FILE_SIDES, PACKAGES, default_threads
 from stdc_parity.align.spec import RunSpec, Side
 from stdc_parity.align.waivers import account_for, apply_waivers
 from stdc_parity.converters.errors import CheckpointError, ParityError, UsageError
@@ -62,7 +62,7 @@ def record_side(
     Raises MissingFramework, UsageError and CheckpointError as a run of both sides does, and ParityError if
     the side's own code fails.
     """
-    if side in GRAPH_SIDES:
+    if side in FILE_SIDES:
         check_rungs((side,), rungs)
     with (
         open_with_exporter((side,), spec, threads or default_threads(), SILENT, onnx_from) as (processes, exporter),
@@ -70,7 +70,7 @@ def record_side(
     ):
         pair, _ = resolve(spec)
         graph = {}
-        if side in GRAPH_SIDES:
+        if side in FILE_SIDES:
             graph = prepare_graph(processes, exporter, spec, pair, Path(temporary), SILENT).job()
         for name in rungs:
             rung = RUNGS[name]
@@ -80,7 +80,7 @@ def record_side(
                 specs.append((replace(chosen, dtype="float64"), run / "float64"))
             for each, folder in specs:
                 answer = record_rung({side: processes[side]}, rung, each, folder, graph=graph)[side]
-                if isinstance(answer, Failure) and side in GRAPH_SIDES and each.dtype != chosen.dtype:
+                if isinstance(answer, Failure) and side in FILE_SIDES and each.dtype != chosen.dtype:
                     yield f"{name}: no float64 record: {answer.message}"
                     continue
                 if isinstance(answer, Failure):
@@ -137,7 +137,7 @@ def _compare_rung(rung: Rung, folders: Mapping[Side, Path], judging: Judging) ->
     if arbiter_is_due(rung, result, spec.dtype, judging):
         wide = {side: folder / "float64" for side, folder in folders.items()}
         wide = {side: folder for side, folder in wide.items() if rung.name in stages_of(folder, side)}
-        graphs = [side for side in folders if side in GRAPH_SIDES and side not in wide]
+        graphs = [side for side in folders if side in FILE_SIDES and side not in wide]
         if len(wide) == len(folders) or (wide and graphs):
             why = dict.fromkeys(graphs, "ONNX Runtime has none for its graph")
             return arbitrate_pair(rung, result, folders, wide, pair, judging, why), spec

@@ -61,7 +61,7 @@ def to_array(tensor: paddle.Tensor) -> Array:
 
 def is_tensor(value: object) -> bool:
     """Whether `value` is one of this framework's tensors."""
-    return isinstance(value, paddle.Tensor)
+    return isinstance(value, (paddle.Tensor, paddle.pir.Value))  # the latter while a program is traced
 
 
 def set_dtype(network: nn.Layer, dtype: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 from collections.abc import Iterator
 
 import numpy as np
 
-from stdc_parity.align.sides import PACKAGES, default_threads, open_sides
+from stdc_parity.align.sides import PACKAGES, default_threads, is_installed, open_sides
 from stdc_parity.align.spec import Side
 
 WATCHED = {
@@ -25,19 +24,25 @@ WATCHED = {
 }
 """Environment variables that change results, and how."""
 
+PACKAGED = (
+    "stdc-parity", "numpy", "torch", "paddlepaddle", "paddlepaddle-gpu", "onnx", "onnxruntime", "paddle2onnx",
+)  # fmt: skip
+"""The packages whose versions matter."""
+
 
 def diagnose_machine() -> Iterator[str]:
     """Lines on versions, threads, flags and arithmetic, each followed by advice where there is some."""
     yield f"python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    for package in ("stdc-parity", "numpy", "torch", "paddlepaddle", "paddlepaddle-gpu"):
+    for package in PACKAGED:
         try:
             yield f"{package} {importlib.metadata.version(package)}"
         except importlib.metadata.PackageNotFoundError:
             if package in PACKAGES.values():
                 yield f"{package} is not installed: that side cannot run here (stdc-align compare can)"
     yield ""
-    for side in PACKAGES:
-        if importlib.util.find_spec(side) is not None:
+    sides: tuple[Side, ...] = ("torch", "paddle", "onnx")
+    for side in sides:
+        if is_installed(side):
             yield from _side(side)
     yield ""
     for name, effect in WATCHED.items():

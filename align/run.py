@@ -32,7 +32,7 @@ from stdc_parity.align.localise import own
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.progress import Silent
 from stdc_parity.align.result import Failure, RunResult, StageResult
-from stdc_parity.align.sides import GRAPH_SIDES, Worker, default_threads, open_sides
+from stdc_parity.align.sides import FILE_SIDES, Worker, default_threads, open_sides
 from stdc_parity.align.spec import RunSpec, Side
 from stdc_parity.align.stages import loss, metric, weights
 from stdc_parity.align.waivers import account_for, apply_waivers
@@ -347,7 +347,7 @@ def record_rung(
     """
     for side, process in processes.items():
         job = _job(side, rung.stage, spec, folder, rung.name, lent)
-        process.ask({**job, **(graph or {})} if side in GRAPH_SIDES else job)
+        process.ask({**job, **(graph or {})} if side in FILE_SIDES else job)
     answers: dict[Side, Answer] = {}
     mistakes: list[ParityError] = []
     for side, process in processes.items():  # all of them, so that no answer is left over for the next job

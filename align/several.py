@@ -30,7 +30,7 @@ from stdc_parity.align.progress import Silent
 from stdc_parity.align.record import load_record
 from stdc_parity.align.result import Failure, RunResult, StageResult, Verdict
 from stdc_parity.align.run import SILENT, Answer, Climb, record_rung, run_rungs
-from stdc_parity.align.sides import GRAPH_SIDES, SideProcess, Worker, default_threads, open_sides
+from stdc_parity.align.sides import FILE_SIDES, SideProcess, Worker, default_threads, open_sides
 from stdc_parity.align.spec import RunSpec, Side
 from stdc_parity.align.waivers import account_for, apply_waivers
 from stdc_parity.converters.errors import ParityError, UsageError
@@ -65,24 +65,11 @@ def run_sides(
         open_with_exporter(sides, spec, threads, progress, onnx_from) as (processes, exporter),
         tempfile.TemporaryDirectory() as folder,
     ):
-        pair, source = resolve(spec)
-        graph = prepare_graph(processes, exporter, spec, pair, Path(folder), progress) if _run_graphs(sides) else None
+        pair, _ = resolve(spec)
+        graph = prepare_graph(processes, exporter, spec, pair, Path(folder), progress) if _run_files(sides) else None
         mine = {side: processes[side] for side in sides}
-        results: list[StageResult] = []
-        for name in names:
-            run = _Several(mine, Path(folder), pair, judging, graph, repro, evidence)
-            results += run.rung(RUNGS[name], RUNGS[name].spec(spec), progress)
-        uses = account_for(judging.waivers, results)
-        shown = RUNGS[names[0]].spec(spec) if len(names) == 1 else spec
-        return RunResult(
-            shown,
-            describe_weights(spec, source, pair),
-            pair.stages,
-            results,
-            uses,
-            sides=tuple(sides),
-            majority=decide(sides, results, graph.source if graph else None) if len(sides) > 2 else None,
-        )
+        run = Run(mine, Path(folder), judging, graph, repro, evidence)
+        return run.climb(names, spec, progress)
 
 
 def check_rungs(sides: Sequence[Side], names: Sequence[str]) -> None:
@@ -90,7 +77,7 @@ def check_rungs(sides: Sequence[Side], names: Sequence[str]) -> None:
     wrong = [name for name in names if name not in GRAPH_RUNGS]
     if not wrong:
         return
-    graphs = [side for side in sides if side in GRAPH_SIDES]
+    graphs = [side for side in sides if side in FILE_SIDES]
     what = "forward --mode train" if wrong[0] == "forward-train" else wrong[0] if len(names) == 1 else "all"
     why = (
         f"{' and '.join(graphs)} can have {' and '.join(GRAPH_RUNGS)} alone: a graph is the network in eval mode, "
@@ -101,8 +88,8 @@ def check_rungs(sides: Sequence[Side], names: Sequence[str]) -> None:
     raise UsageError(f"{what} --sides {','.join(sides)}: {why}", "Leave out --sides, or say --sides torch,paddle.")
 
 
-def _run_graphs(sides: Sequence[Side]) -> bool:
-    return any(side in GRAPH_SIDES for side in sides)
+def _run_files(sides: Sequence[Side]) -> bool:
+    return any(side in FILE_SIDES for side in sides)
 
 
 @contextmanager
@@ -110,7 +97,7 @@ def open_with_exporter(
     sides: Sequence[Side], spec: RunSpec, threads: int | None, progress: Silent, onnx_from: Side | None
 ) -> Iterator[tuple[dict[Side, SideProcess], Side | None]]:
     """The processes of `sides`, and of the framework that a graph is exported from, if one has to be."""
-    exporter = None if spec.graph or not _run_graphs(sides) else choose_exporter(sides, onnx_from)
+    exporter = None if spec.graph or not _run_files(sides) else choose_exporter(sides, onnx_from)
     needed = dict.fromkeys([*sides, *([exporter] if exporter else [])])
     with open_sides(list(needed), threads or default_threads(len(needed)), progress.tap) as processes:
         yield processes, exporter
@@ -133,27 +120,44 @@ def prepare_graph(
 
 
 @dataclass
-class _Several:
-    """The processes of a run of any sides, where their records go, and the graph that some of them run."""
+class Run:
+    """A run of any sides: their processes, the reference first, where records go, and the file that some run."""
 
     processes: Mapping[Side, Worker]
     folder: Path
-    pair: Pair
     judging: Judging
     graph: Exported | None
-    repro: Path | None
-    evidence: bool
+    repro: Path | None = None
+    evidence: bool = False
     wide: dict[Side, str] = field(default_factory=dict)
     """Why a side has no float64 record, "" if it has one; empty until they are recorded."""
 
-    def rung(self, rung: Rung, spec: RunSpec, progress: Silent) -> list[StageResult]:
+    def climb(self, names: Sequence[str], spec: RunSpec, progress: Silent = SILENT) -> RunResult:
+        """Climb the rungs called `names`, every two sides judged on each, and vote."""
+        pair, source = resolve(spec)
+        results = [
+            result for name in names for result in self._rung(RUNGS[name], RUNGS[name].spec(spec), pair, progress)
+        ]
+        sides = tuple(self.processes)
+        origin = self.graph.source if self.graph else None
+        return RunResult(
+            RUNGS[names[0]].spec(spec) if len(names) == 1 else spec,
+            describe_weights(spec, source, pair),
+            pair.stages,
+            results,
+            account_for(self.judging.waivers, results),
+            sides=sides,
+            majority=decide(sides, results, origin) if len(sides) > 2 else None,
+        )
+
+    def _rung(self, rung: Rung, spec: RunSpec, pair: Pair, progress: Silent) -> list[StageResult]:
         """The rung's result for every two sides, in the order of the sides."""
         progress.begin(rung.name, rung.about)
         answers = record_rung(self.processes, rung, spec, self.folder, graph=self._job)
         self.wide = {}
         results = []
         for two in combinations(self.processes, 2):
-            result = self._judged(rung, spec, two, answers, progress)
+            result = self._judged(rung, spec, pair, two, answers, progress)
             results.append(result)
             progress.judged(result)
         return results
@@ -163,7 +167,13 @@ class _Several:
         return {} if self.graph is None else self.graph.job()
 
     def _judged(
-        self, rung: Rung, spec: RunSpec, two: tuple[Side, Side], answers: Mapping[Side, Answer], progress: Silent
+        self,
+        rung: Rung,
+        spec: RunSpec,
+        pair: Pair,
+        two: tuple[Side, Side],
+        answers: Mapping[Side, Answer],
+        progress: Silent,
     ) -> StageResult:
         done = {side: answers[side] for side in two}
         failures = [answer for answer in done.values() if isinstance(answer, Failure)]
@@ -181,32 +191,32 @@ class _Several:
         if failures:
             return result
         folders = dict.fromkeys(two, self.folder)
-        result = judge_stage(rung, result, folders, spec.dtype, self.pair, self.judging)
+        result = judge_stage(rung, result, folders, spec.dtype, pair, self.judging)
         result = without_what_graphs_lack(result, two)
         if arbiter_is_due(rung, result, spec.dtype, self.judging):
-            result = self._arbitrated(rung, spec, result, folders, progress)
+            result = self._arbitrated(rung, spec, pair, result, folders, progress)
         result = apply_waivers(result, self.judging.waivers)
         if rung.isolated and set(two) == set(SIDES) and self._look_closer(result):
             progress.begin(rung.name, "part by part")
-            result = Climb(self.processes, self.folder, self.pair, self.judging, (), self.repro).isolated(
+            result = Climb(self.processes, self.folder, pair, self.judging, (), self.repro).isolated(
                 rung, result, spec
             )
             result = apply_waivers(result, self.judging.waivers)
         isolated = dict.fromkeys(two, self.folder / "isolated")
-        return gather(result, spec, self.pair, folders, isolated) if self.evidence else result
+        return gather(result, spec, pair, folders, isolated) if self.evidence else result
 
     def _look_closer(self, result: StageResult) -> bool:
         return not result if self.judging.isolate is None else self.judging.isolate
 
     def _arbitrated(
-        self, rung: Rung, spec: RunSpec, result: StageResult, folders: Folders, progress: Silent
+        self, rung: Rung, spec: RunSpec, pair: Pair, result: StageResult, folders: Folders, progress: Silent
     ) -> StageResult:
         """`result` after float64 was asked: both sides, or the one that has it."""
         if not self.wide:
             progress.begin(rung.name, "the same in float64")
             self.wide = self._record_wide(rung, replace(spec, dtype="float64"))
         wide = {side: self.folder / "float64" for side in folders if not self.wide[side]}
-        return arbitrate_pair(rung, result, folders, wide, self.pair, self.judging, self.wide)
+        return arbitrate_pair(rung, result, folders, wide, pair, self.judging, self.wide)
 
     def _record_wide(self, rung: Rung, spec: RunSpec) -> dict[Side, str]:
         """Every side's float64 record; a side that cannot make one says why."""
@@ -254,7 +264,7 @@ def arbitrate_pair(
 
 def without_what_graphs_lack(result: StageResult, two: Sequence[Side]) -> StageResult:
     """`result` without stages and tensors that a graph does not name; its outputs have to be there."""
-    graphs = [side for side in two if side in GRAPH_SIDES]
+    graphs = [side for side in two if side in FILE_SIDES]
     absent = [
         c
         for c in result.comparisons

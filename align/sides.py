@@ -24,11 +24,17 @@ PACKAGES: Mapping[Side, str] = {
     "paddle": "paddlepaddle",
     "onnx": "onnxruntime",
     "onnx-plain": "onnxruntime",
+    "torchscript": "torch",
+    "torch-export": "torch",
+    "paddle-inference": "paddlepaddle",
 }
 """What to install for a side."""
 
 GRAPH_SIDES: tuple[Side, ...] = ("onnx", "onnx-plain")
 """The sides that run an ONNX graph."""
+
+FILE_SIDES: tuple[Side, ...] = (*GRAPH_SIDES, "torchscript", "torch-export", "paddle-inference")
+"""The sides that run a file: they have no network, only what it gives."""
 
 
 TapSeen = Callable[[Side, str], None]
@@ -162,7 +168,8 @@ def open_sides(
 
 def is_installed(side: Side) -> bool:
     """Whether what a side computes with can be found here; ONNX Runtime's sides need the onnx package too."""
-    needed = ("onnxruntime", "onnx") if side in GRAPH_SIDES else (side,)
+    framework = "paddle" if PACKAGES[side] == "paddlepaddle" else "torch"
+    needed = ("onnxruntime", "onnx") if side in GRAPH_SIDES else (framework,)
     return all(importlib.util.find_spec(module) is not None for module in needed)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Side = Literal["torch", "paddle", "onnx", "onnx-plain"]
-"""Who computes in a run: a framework, or ONNX Runtime, which runs a graph as it optimises it (onnx) or as it stands
-in the file (onnx-plain)."""
+Side = Literal["torch", "paddle", "onnx", "onnx-plain", "torchscript", "torch-export", "paddle-inference"]
+"""Who computes in a run: a framework with its network; ONNX Runtime, which runs a graph as it optimises it (onnx) or
+as it stands in the file (onnx-plain); or what runs the other files that a network is deployed as."""
 Mode = Literal["eval", "train"]
 Dtype = Literal["float32", "float64"]
 TapLevel = Literal["outputs", "stages", "modules"]
@@ -21,8 +21,8 @@ class RunSpec:
     that the side whose names it has loads instead, to prove its conversion. `exact_batch` says
     that stages which train take no more than `batch`. `steps` and `lr`
     (the peak of its schedule) are those of a short training, `scenes` how many images a metric sees. `plant`
-    names port bugs to put into a side, to see what they look like. `graph` is the path of an .onnx file that the onnx
-    sides run, None for one that is exported from a framework.
+    names port bugs to put into a side, to see what they look like. `graph` is the path of the file (an .onnx)
+    that sides without a network run, None for one that is exported from a framework.
     """
 
     pair: str

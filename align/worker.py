@@ -1,4 +1,4 @@
-"""One side's process: `python -m stdc_parity.align.worker torch|paddle|onnx|onnx-plain`.
+"""One side's process: `python -m stdc_parity.align.worker SIDE`, a side of `spec.Side`.
 
 Reads jobs as JSON lines from standard input and answers each with a JSON line on what was standard output
 when it started; whatever else prints there goes to standard error. It ends with its input.
@@ -117,9 +117,9 @@ def open_session(side: str, threads: int) -> tuple[Any, Doing]:
         session = Session(load_framework("torch" if side == "torch" else "paddle"))
         session.framework.configure(threads)
         return session, do
-    from stdc_parity.align import graph_side
+    from stdc_parity.align import file_side
 
-    return graph_side.open_session(side, threads), graph_side.do
+    return file_side.open_session(side, threads), file_side.do
 
 
 def main() -> None:

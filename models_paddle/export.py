@@ -5,11 +5,13 @@ Networks of any kind: what is folded and pooled is found by running them, not by
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional as F
@@ -17,25 +19,30 @@ from paddle.nn import functional as F
 CONVS = (nn.Conv1D, nn.Conv2D, nn.Conv3D)
 NORMS = (nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D)
 
-Call = Callable[..., tuple[Tensor, ...]]
-"""A network as a function of its inputs: its outputs in a tuple."""
+Array = npt.NDArray[Any]
+Call = Callable[..., Any]
+"""A network as a function of its inputs."""
+
+Arrange = Callable[[Any], Any]
+"""What becomes of what a network returns."""
 
 Axes = Mapping[int, str]
 """The axes of an input that may change, each with a name."""
 
 
 class Flat(nn.Layer):
-    """A network that returns what `call` makes of its inputs: a tuple of tensors."""
+    """A network as exporters take it: what `arrange` makes of what `run` returns, a tensor or a tuple of tensors."""
 
-    def __init__(self, network: nn.Layer, call: Call) -> None:
-        """Keep both; the network is a child so that exporters see its tensors."""
+    def __init__(self, network: nn.Layer, run: Call, arrange: Arrange) -> None:
+        """Keep them; the network, whose method `run` is, is a child so that exporters see its tensors."""
         super().__init__()
         self.network = network
-        self.call = call
+        self.run = run
+        self.arrange = paddle.jit.not_to_static(arrange)
 
-    def forward(self, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-        """Return the outputs. A list, for Paddle's tracing takes no *inputs."""
-        return self.call(*inputs)
+    def forward(self, inputs: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
+        """Return the outputs, one alone as it is. A list, for Paddle's tracing takes no *inputs."""
+        return self.arrange(self.run(*inputs))
 
 
 def get_submodule(network: nn.Layer, name: str) -> nn.Layer:
@@ -43,8 +50,8 @@ def get_submodule(network: nn.Layer, name: str) -> nn.Layer:
     return dict(network.named_sublayers(include_self=True))[name]
 
 
-def fold_batch_norms(network: nn.Layer, call: Call, inputs: Sequence[Tensor]) -> list[str]:
-    """Fold batch norms into the convolutions before them, in place; return the names of those convolutions.
+def fold_batch_norms(network: nn.Layer, call: Call, inputs: Sequence[Tensor]) -> list[tuple[str, str]]:
+    """Fold batch norms into the convolutions before them, in place; return the names of both.
 
     A norm is folded if every call of it has a convolution's output for its input, and every output of that
     convolution goes to it. Whether something else uses such an output too is for the caller to see: it then
@@ -63,7 +70,7 @@ def fold_batch_norms(network: nn.Layer, call: Call, inputs: Sequence[Tensor]) ->
             conv.bias.set_value(beta - shift * scale)
         parent, _, last = norm_name.rpartition(".")
         setattr(get_submodule(network, parent), last, nn.Identity())
-        folded.append(conv_name)
+        folded.append((conv_name, norm_name))
     return folded
 
 
@@ -167,3 +174,22 @@ def save_onnx(
 
 SAVERS = {"onnx": save_onnx, "paddle-inference": save_inference}
 """What a network can be written as."""
+
+
+def run_inference(path: str, inputs: Sequence[Array]) -> list[Array]:
+    """Load an inference program by its .json and return what it gives for `inputs`, by Paddle's inference engine."""
+    from paddle import inference
+
+    config = inference.Config(path, str(Path(path).with_suffix(".pdiparams")))
+    config.disable_glog_info()
+    config.disable_onednn()  # on by default; it cannot run programs of Paddle 3.3 with interpolation
+    config.set_cpu_math_library_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    engine = inference.create_predictor(config)
+    for name, array in zip(engine.get_input_names(), inputs, strict=True):
+        engine.get_input_handle(name).copy_from_cpu(array)
+    engine.run()
+    return [engine.get_output_handle(name).copy_to_cpu() for name in engine.get_output_names()]
+
+
+RUNNERS = {"paddle-inference": run_inference}
+"""What runs a file that a network was written as."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,29 +17,34 @@ from torch.nn import functional as F
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-Call = Callable[..., tuple[Tensor, ...]]
-"""A network as a function of its inputs: its outputs in a tuple."""
+Array = npt.NDArray[Any]
+Call = Callable[..., Any]
+"""A network as a function of its inputs."""
+
+Arrange = Callable[[Any], Any]
+"""What becomes of what a network returns."""
 
 Axes = Mapping[int, str]
 """The axes of an input that may change, each with a name."""
 
 
 class Flat(nn.Module):
-    """A network that returns what `call` makes of its inputs: a tuple of tensors."""
+    """A network as exporters take it: what `arrange` makes of what `run` returns, a tensor or a tuple of tensors."""
 
-    def __init__(self, network: nn.Module, call: Call) -> None:
-        """Keep both; the network is a child so that exporters see its tensors."""
+    def __init__(self, network: nn.Module, run: Call, arrange: Arrange) -> None:
+        """Keep them; the network, whose method `run` is, is a child so that exporters see its tensors."""
         super().__init__()
         self.network = network
-        self.call = call
+        self.run = run
+        self.arrange = arrange
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs."""
-        return self.call(*inputs)
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the outputs, one alone as it is."""
+        return self.arrange(self.run(*inputs))
 
 
-def fold_batch_norms(network: nn.Module, call: Call, inputs: Sequence[Tensor]) -> list[str]:
-    """Fold batch norms into the convolutions before them, in place; return the names of those convolutions.
+def fold_batch_norms(network: nn.Module, call: Call, inputs: Sequence[Tensor]) -> list[tuple[str, str]]:
+    """Fold batch norms into the convolutions before them, in place; return the names of both.
 
     A norm is folded if every call of it has a convolution's output for its input, and every output of that
     convolution goes to it. Whether something else uses such an output too is for the caller to see: it then
@@ -56,7 +62,7 @@ def fold_batch_norms(network: nn.Module, call: Call, inputs: Sequence[Tensor]) -
             conv.bias = nn.Parameter(beta - shift * scale)
         parent, _, last = norm_name.rpartition(".")
         setattr(network.get_submodule(parent), last, nn.Identity())
-        folded.append(conv_name)
+        folded.append((conv_name, norm_name))
     return folded
 
 
@@ -157,7 +163,7 @@ def save_torch_export(
     flat: Flat, inputs: Sequence[Tensor], path: str, axes: Sequence[Axes], outputs: Sequence[str], opset: int
 ) -> dict[str, str]:
     """Write a program of torch.export; return the name of each of the network's tensors in it, and its own."""
-    shapes = tuple({axis: torch.export.Dim(name) for axis, name in each.items()} for each in axes)
+    shapes = tuple(dict.fromkeys(each, torch.export.Dim.AUTO) for each in axes)
     with torch.no_grad(), pools_as_means():
         program = torch.export.export(flat, tuple(inputs), dynamic_shapes=(shapes,), strict=False)
         torch.export.save(program, path)
@@ -166,3 +172,23 @@ def save_torch_export(
 
 SAVERS = {"onnx": save_onnx, "torchscript": save_torchscript, "torch-export": save_torch_export}
 """What a network can be written as."""
+
+
+def run_torchscript(path: str, inputs: Sequence[Array]) -> list[Array]:
+    """Load a TorchScript module and return what it gives for `inputs`."""
+    return _run(torch.jit.load(path, map_location="cpu"), inputs)
+
+
+def run_torch_export(path: str, inputs: Sequence[Array]) -> list[Array]:
+    """Load a program of torch.export and return what it gives for `inputs`."""
+    return _run(torch.export.load(path).module(), inputs)
+
+
+def _run(network: Callable[..., Any], inputs: Sequence[Array]) -> list[Array]:
+    with torch.no_grad():
+        found = network(*(torch.from_numpy(array) for array in inputs))
+    return [tensor.numpy() for tensor in (found if isinstance(found, (tuple, list)) else (found,))]
+
+
+RUNNERS = {"torchscript": run_torchscript, "torch-export": run_torch_export}
+"""What runs a file that a network was written as."""

@@ -26,20 +26,27 @@ OPSETS = range(11, 21)
 """From the first that has Resize with align_corners and sizes, to the newest of the exporters."""
 
 UNUSED = "unused/"
-"""What the outputs of Identity nodes are called that hold tensors no output needs. Runtimes drop such nodes without
-a word, and initialisers that no node has with a warning each."""
+"""What the outputs of Shape nodes are called that hold tensors no output needs. Runtimes drop such nodes without a
+word, and initialisers that no node has with a warning each."""
 
 
 @dataclass(frozen=True)
 class Naming:
     """What an exporter called things: `tensors` maps its names of weights to official ones, `outputs` are the
-    official names of what the graph gives, in order. `transposed` are official names of weights that it has
-    transposed, `folded` of those that batch norms were folded into."""
+    official names of what the graph gives, in order, `aliases` maps further names to those.
+
+    `transposed` are official names of weights that it has transposed, `folded` of those that batch norms were
+    folded into, `folded_norms` of the norms' own. `gap` is how much folding moves the outputs in float64, of their
+    scale.
+    """
 
     tensors: Mapping[str, str]
     outputs: Sequence[str]
+    aliases: Mapping[str, str]
     transposed: frozenset[str] = frozenset()
     folded: tuple[str, ...] = ()
+    folded_norms: tuple[str, ...] = ()
+    gap: float = 0.0
 
 
 @dataclass
@@ -59,25 +66,41 @@ class _Graph:
         for value in self.model.graph.output:
             value.name = names.get(value.name, value.name)
 
+    def keep_outputs(self, names: Sequence[str]) -> None:
+        """Give no other outputs than those."""
+        kept = [value for value in self.model.graph.output if value.name in names]
+        del self.model.graph.output[:]
+        self.model.graph.output.extend(kept)
+
 
 def finish_graph(
-    raw: Path, naming: Naming, *, name: str, metadata: Mapping[str, str], unused: Mapping[str, Array]
+    raw: Path,
+    naming: Naming,
+    *,
+    name: str,
+    metadata: Mapping[str, str],
+    unused: Mapping[str, Array],
+    shown: Sequence[str] | None = None,
 ) -> onnx.ModelProto:
     """The graph that an exporter wrote to `raw`, checked in full, with inferred shapes.
 
     `name` is the graph's, `metadata` its properties. `unused` are tensors by official names that the graph is to
-    hold if it does not need them. Raises onnx.checker.ValidationError, onnx.shape_inference.InferenceError.
+    hold if it does not need them. `shown` are the outputs that it keeps, all by default; the others keep their names
+    within it. Raises onnx.checker.ValidationError, onnx.shape_inference.InferenceError.
     """
     import onnx
 
     model = onnx.load(raw)
     graph = _Graph(model, list(model.graph.node), {t.name: t for t in model.graph.initializer})
     _name_outputs(graph, naming.outputs)
+    _copy_outputs(graph, naming.aliases)
     _take_constants(graph, naming.tensors)
     _name_tensors(graph, naming.tensors)
     _turn_back(graph, naming.transposed)
     _pool_by_means(graph, _opset(model))
-    graph.nodes = _needed(graph.nodes, naming.outputs)
+    outputs = [*naming.outputs, *naming.aliases] if shown is None else shown
+    graph.keep_outputs(outputs)
+    graph.nodes = _needed(graph.nodes, outputs)
     _hold(graph, unused)
     return _checked(graph, name, metadata)
 
@@ -96,6 +119,17 @@ def _name_outputs(graph: _Graph, names: Sequence[str]) -> None:
             taken.add(output.name)
             renamed[output.name] = name
     graph.rename(renamed)
+
+
+def _copy_outputs(graph: _Graph, aliases: Mapping[str, str]) -> None:
+    """Give outputs a second time, by other names."""
+    from onnx import helper
+
+    for name, first in aliases.items():
+        output = graph.model.graph.output.add()
+        output.CopyFrom(next(value for value in graph.model.graph.output if value.name == first))
+        output.name = name
+        graph.nodes.append(helper.make_node("Identity", [first], [name], name=f"copy of {name}"))
 
 
 def _take_constants(graph: _Graph, known: Mapping[str, str]) -> None:
@@ -184,8 +218,8 @@ def _hold(graph: _Graph, tensors: Mapping[str, Array]) -> None:
     graph.initialisers = {name: tensor for name, tensor in graph.initialisers.items() if name in used}
     for name, array in tensors.items():
         if name not in graph.initialisers:
-            graph.initialisers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
-            graph.nodes.append(helper.make_node("Identity", [name], [f"{UNUSED}{name}"], name=f"{UNUSED}{name}"))
+            graph.initialisers[name] = numpy_helper.from_array(np.array(array, order="C"), name)
+            graph.nodes.append(helper.make_node("Shape", [name], [f"{UNUSED}{name}"], name=f"{UNUSED}{name}"))
 
 
 def _checked(graph: _Graph, name: str, metadata: Mapping[str, str]) -> onnx.ModelProto:

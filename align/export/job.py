@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,26 +13,34 @@ from stdc_parity.align.pair import Pair
 from stdc_parity.align.recorder import Recorder, tensors_in
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.align.stages.forward import call, output_name, outputs_of, tapped_modules
+from stdc_parity.align.stages.forward import output_name, outputs_of, tapped_modules
 from stdc_parity.converters.architecture import is_transposed
 from stdc_parity.converters.errors import MissingFramework, ParityError
+
+LABELS = "labels"
+"""What the winning classes are called, int64 (n, h, w), if a file gives those."""
+
+NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+"""The official names of a batch norm's tensors."""
 
 FOLDED = 1e-12
 """The most that folding may change an output in float64, as a fraction of its scale; 2e-15 was measured."""
 
 
 class Traced:
-    """A network as a function: its outputs, and what the modules that are tapped give, in a tuple.
+    """A network's run and what is kept of it: its outputs, and what the modules that are tapped give.
 
-    `names` are those of the last call's tensors, as records name their taps.
+    `names` are those of the last run's tensors, as records name their taps; `aliases` maps names of taps that are
+    tensors of another name to that.
     """
 
     def __init__(self, framework: Framework, network: Network, pair: Pair, level: str, labels: bool) -> None:
         """Watch the modules that `level` asks for. With `labels` the first output's classes are all it gives."""
-        self._network, self._pair, self._labels = network, pair, labels
-        self._framework = framework
+        self.run: Callable[..., Any] = getattr(network, pair.method)
+        self._framework, self._pair, self._labels = framework, pair, labels
         self._seen: list[tuple[str, Tensor]] = []
         self.names: tuple[str, ...] = ()
+        self.aliases: dict[str, str] = {}
         self._recorder = Recorder(framework)
         for path, module in tapped_modules(framework, network, pair, level):
             framework.watch(module, self._watcher(path))
@@ -44,21 +52,29 @@ class Traced:
 
         return seen
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Run the network."""
-        self._seen, self._recorder = [], Recorder(self._framework)
-        result = outputs_of(call(self._network, self._pair, inputs))
+    def arrange(self, result: Any) -> Any:
+        """The tensors of a run that has just ended, given what it returned: a tuple of them, or one alone."""
+        outputs = outputs_of(result)
         if self._labels:
-            found = [("labels", result[0].argmax(1))]
+            found = [(LABELS, outputs[0].argmax(1))]
         else:
             found = [
                 (output_name(self._pair, i) + suffix, tensor)
-                for i, value in enumerate(result)
+                for i, value in enumerate(outputs)
                 for suffix, tensor in tensors_in(value, self._framework)
             ]
-        found += self._seen
+        first = {id(tensor): name for name, tensor in reversed([*found, *self._seen])}
+        taps = {name: first[id(tensor)] for name, tensor in self._seen}
+        found += [(name, tensor) for name, tensor in self._seen if taps[name] == name]
+        self.aliases = {name: other for name, other in taps.items() if other != name}
+        self._seen, self._recorder = [], Recorder(self._framework)
         self.names = tuple(name for name, _ in found)
-        return tuple(tensor for _, tensor in found)
+        tensors = tuple(tensor for _, tensor in found)
+        return tensors if len(tensors) > 1 else tensors[0]
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Run the network, for its tensors."""
+        return outputs_of(self.arrange(self.run(*inputs)))
 
 
 def export(session: Session, spec: RunSpec, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +87,7 @@ def export(session: Session, spec: RunSpec, job: Mapping[str, Any]) -> dict[str,
     framework, pair = session.framework, session.pair(spec)
     exporter = importlib.import_module(f"stdc_parity.models_{framework.SIDE}.export")
     inputs = session.inputs(spec)
-    folded: list[str] = []
+    folded: list[tuple[str, str]] = []
     gap = 0.0
     if job.get("fold"):
         network, folded, gap = _folded(session, spec, exporter, inputs)
@@ -81,8 +97,8 @@ def export(session: Session, spec: RunSpec, job: Mapping[str, Any]) -> dict[str,
     tensors = [framework.to_tensor(array) for array in inputs]
     with framework.no_grad():
         traced(*tensors)
-    names = traced.names
-    flat = exporter.Flat(network, traced)
+    names, aliases = traced.names, traced.aliases
+    flat = exporter.Flat(network, traced.run, lambda result: traced.arrange(result))
     framework.set_mode(flat, "eval")
     axes = [_axes(array) if job.get("dynamic") else {} for array in inputs]
     try:
@@ -92,17 +108,19 @@ def export(session: Session, spec: RunSpec, job: Mapping[str, Any]) -> dict[str,
     kinds = framework.official_names(network)
     return {
         "outputs": list(names),
+        "aliases": aliases,
         "tensors": {theirs: kinds[own][0] for theirs, own in given.items()},
         "transposed": [name for name, kind in kinds.values() if is_transposed(framework.SIDE, kind)],
-        "folded": [f"{conv}.weight" for conv in folded],
-        "folding_gap": gap,
+        "folded": [f"{conv}.weight" for conv, _ in folded],
+        "folded_norms": [f"{norm}.{name}" for _, norm in folded for name in NORM_TENSORS],
+        "gap": gap,
         "facts": framework.facts(),
     }
 
 
 def _folded(
     session: Session, spec: RunSpec, exporter: Any, inputs: Sequence[Array]
-) -> tuple[Network, list[str], float]:
+) -> tuple[Network, list[tuple[str, str]], float]:
     """The network with its batch norms folded in float64 and rounded once, their convolutions, and how much
     folding changes the outputs in float64, as a fraction of their scale. Raises ParityError if that is too much."""
     from dataclasses import replace

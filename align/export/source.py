@@ -14,7 +14,7 @@ from stdc_parity.align.pair import Pair
 from stdc_parity.align.result import Failure
 from stdc_parity.align.sides import SideProcess, is_installed
 from stdc_parity.align.spec import RunSpec, Side
-from stdc_parity.converters.errors import MissingFramework, ParityError
+from stdc_parity.converters.errors import MissingFramework, ParityError, shown
 
 FRAMEWORKS: tuple[Side, ...] = ("torch", "paddle")
 NEEDS: Mapping[Side, Sequence[str]] = {"torch": ("torch", "onnx"), "paddle": ("paddle", "onnx", "paddle2onnx")}
@@ -76,5 +76,14 @@ def ask_export(process: SideProcess, spec: RunSpec, file: Path, **job: object) -
     process.ask({"do": "export", "spec": spec.to_json(), "file": str(file), **job})
     answer = process.answer()
     if isinstance(answer, Failure):
-        raise ParityError(f"{answer.side} cannot export {spec.pair}: {answer.message}", answer.note or None)
-    return Naming(answer["tensors"], answer["outputs"], frozenset(answer["transposed"]), tuple(answer["folded"]))
+        note = "A network that cannot have open sizes needs --size HxW." if job.get("dynamic") else None
+        raise ParityError(f"{answer.side} cannot export {spec.pair}: {shown(answer.message, 400)}", note)
+    return Naming(
+        answer["tensors"],
+        answer["outputs"],
+        answer["aliases"],
+        frozenset(answer["transposed"]),
+        tuple(answer["folded"]),
+        tuple(answer["folded_norms"]),
+        answer["gap"],
+    )

@@ -1,22 +1,25 @@
-"""A side that runs an ONNX graph: what it has of the stages that a graph can have, as records like the others'."""
+"""A side that runs a file, an ONNX graph or what a framework deploys: what it gives, as records like the others'."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from stdc_parity.align import capture_onnx
-from stdc_parity.align.framework import Array
+from stdc_parity.align.export.job import LABELS
+from stdc_parity.align.framework import Array, load_framework
 from stdc_parity.align.load import draw_inputs, resolve, side_weights
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record, Tap, hash_arrays, save_record
 from stdc_parity.align.recorder import Recorder
+from stdc_parity.align.sides import FILE_SIDES
 from stdc_parity.align.spec import RunSpec, Side
 from stdc_parity.align.stages import forward, weights
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
@@ -24,24 +27,31 @@ from stdc_parity.converters.errors import CheckpointError, UsageError, shown
 if TYPE_CHECKING:
     import onnx
 
-STAGES = (forward.STAGE, weights.STAGE)
-"""The stages that a graph has."""
+DEPLOYED: Mapping[Side, Literal["torch", "paddle"]] = {
+    "torchscript": "torch",
+    "torch-export": "torch",
+    "paddle-inference": "paddle",
+}
+"""The framework that runs a file that is no ONNX graph."""
 
 
 @dataclass(frozen=True)
-class GraphSession:
+class FileSession:
     """Which side it is, the threads that it may use."""
 
     side: Side
     threads: int
 
 
-def open_session(side: str, threads: int) -> GraphSession:
-    """The session of the side called `side`."""
-    return GraphSession("onnx" if side == "onnx" else "onnx-plain", threads)
+def open_session(side: str, threads: int) -> FileSession:
+    """The session of the side called `side`. Raises ImportError if what it runs files with is not installed."""
+    session = FileSession(next(each for each in FILE_SIDES if each == side), threads)
+    if session.side in DEPLOYED:
+        load_framework(DEPLOYED[session.side]).configure(threads)
+    return session
 
 
-def do(session: GraphSession, job: Mapping[str, Any]) -> dict[str, Any]:
+def do(session: FileSession, job: Mapping[str, Any]) -> dict[str, Any]:
     """Do one job and write its record under the job's run folder; the job's `graph` is the file to run."""
     if job["do"] == "facts":
         return {"facts": _facts(session)}
@@ -49,9 +59,11 @@ def do(session: GraphSession, job: Mapping[str, Any]) -> dict[str, Any]:
     pair, _ = resolve(spec)
     inputs = draw_inputs(pair, spec)
     start = time.perf_counter()
-    model = load_graph(file)
-    capture = {forward.STAGE: _forward, weights.STAGE: _weights}[job["do"]]
-    record = capture(session, spec, pair, model, inputs)
+    if session.side in DEPLOYED:
+        record = _deployed(session, spec, pair, file, inputs)
+    else:
+        capture = {forward.STAGE: _forward, weights.STAGE: _weights}[job["do"]]
+        record = capture(session, spec, pair, load_graph(file), inputs)
     seconds = time.perf_counter() - start
     official = {} if pair.architecture is None else side_weights("torch", spec)[1]
     facts = {
@@ -67,7 +79,10 @@ def do(session: GraphSession, job: Mapping[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds, "facts": facts}
 
 
-def _facts(session: GraphSession) -> dict[str, object]:
+def _facts(session: FileSession) -> dict[str, object]:
+    if session.side in DEPLOYED:
+        own = load_framework(DEPLOYED[session.side]).facts()
+        return {**own, session.side: own[DEPLOYED[session.side]]}
     return {
         session.side: capture_onnx.facts()["onnxruntime"],
         "threads": session.threads,
@@ -96,7 +111,7 @@ def load_graph(file: Path) -> onnx.ModelProto:
 
 
 def _forward(
-    session: GraphSession, spec: RunSpec, pair: Pair, model: onnx.ModelProto, inputs: Sequence[Array]
+    session: FileSession, spec: RunSpec, pair: Pair, model: onnx.ModelProto, inputs: Sequence[Array]
 ) -> Record:
     """Run the graph, and record its outputs and what it calls by the name of one of the network's stages."""
     outputs = _outputs(model, pair)
@@ -127,8 +142,23 @@ def _forward(
     return Record(session.side, forward.STAGE, taps, arrays)
 
 
+def _deployed(
+    session: FileSession, spec: RunSpec, pair: Pair, file: Path, inputs: Sequence[Array]
+) -> Record:
+    """Run what a framework deploys, and record its outputs."""
+    if spec.dtype == "float64":
+        raise UsageError(f"{session.side} holds float32 weights")
+    exporter = importlib.import_module(f"stdc_parity.models_{DEPLOYED[session.side]}.export")
+    found = exporter.RUNNERS[session.side](str(file), inputs)
+    names = [forward.output_name(pair, i) for i in range(len(found))]
+    if len(found) == 1 and found[0].dtype.kind == "i":
+        names = [LABELS]
+    taps = [Tap(name, "output", "", "") for name in names]
+    return Record(session.side, forward.STAGE, taps, dict(zip(names, found, strict=True)))
+
+
 def _weights(
-    session: GraphSession, spec: RunSpec, pair: Pair, model: onnx.ModelProto, inputs: Sequence[Array]
+    session: FileSession, spec: RunSpec, pair: Pair, model: onnx.ModelProto, inputs: Sequence[Array]
 ) -> Record:
     """Record the initialisers that the graph holds, but the counters of batches, by their names."""
     from onnx import numpy_helper
@@ -147,6 +177,8 @@ def _outputs(model: onnx.ModelProto, pair: Pair) -> dict[str, str]:
     Those that are called as a stage are none. Raises UsageError if they are not the network's.
     """
     names = [value.name for value in model.graph.output if not _stage_of(value.name, pair.stages)]
+    if names == [LABELS]:
+        return {LABELS: LABELS}
     if any(name.partition("[")[0] in pair.outputs for name in names):
         return {name: name for name in names}
     if len(names) == len(pair.outputs):
