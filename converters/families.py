@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 
-from stdc_parity.converters import icnet, imagenet, stdc
+from stdc_parity.converters import dilated, icnet, imagenet, stdc
 from stdc_parity.converters.architecture import Architecture, Side
 
-FAMILIES: tuple[ModuleType, ...] = (stdc, icnet, imagenet)
+FAMILIES: tuple[ModuleType, ...] = (stdc, icnet, imagenet, dilated)
 
 MODELS: tuple[str, ...] = tuple(model for family in FAMILIES for model in family.MODELS)
 """The names of all networks."""

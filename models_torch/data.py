@@ -1,4 +1,4 @@
-"""Datasets and the loader: Cityscapes' directories and PaddleSeg's list files (upstream: cityscapes.py).
+"""Datasets and the loader: Cityscapes, PaddleSeg's list files (upstream: cityscapes.py), Pascal Context.
 
 Samples are numpy arrays, which either loader makes tensors of: (image float32 (3, h, w), label int64 (1, h,
 w) of train ids, 255 ignored). The order of a loader and the random choices in a sample follow from a seed by
@@ -22,6 +22,14 @@ TRAINED_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31,
 #: Label ids 0..33 exist; 255 in a file stays 255.
 NUM_IDS = 34
 IGNORED = 255
+#: Pascal Context's label files: 0 is background, 1..59 are the classes (PaddleSeg's tools/data/convert_voc2010.py,
+#: after Zhang Hang's PyTorch-Encoding).
+CONTEXT_CLASSES = 59
+#: Where the list and the labels of a split are: PaddleSeg's way, then mmsegmentation's.
+CONTEXT_PLACES = (
+    ("ImageSets/Segmentation/{split}_context.txt", "Context"),
+    ("ImageSets/SegmentationContext/{split}.txt", "SegmentationClassContext"),
+)
 
 
 def label_table() -> np.ndarray:
@@ -43,6 +51,23 @@ def train_ids(label_ids: np.ndarray) -> np.ndarray:
         wrong = np.unique(label_ids[converted < 0])
         raise ValueError(f"label ids {wrong.tolist()} do not exist, Cityscapes has 0..{NUM_IDS - 1}")
     return converted
+
+
+def context_ids(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Pascal Context's labels uint8 (h, w) as train ids int64 (h, w), 255 ignored.
+
+    With 60 classes the background is class 0 (PaddleSeg); with 59 it is ignored, and class 1 of the files is 0
+    (FastFCN, mmsegmentation). Raises ValueError for another number, or for a label that there is not.
+    """
+    if num_classes not in (CONTEXT_CLASSES, CONTEXT_CLASSES + 1):
+        raise ValueError(f"num_classes is {num_classes}, Pascal Context has 59, or 60 with the background")
+    wrong = np.unique(labels[(labels > CONTEXT_CLASSES) & (labels != IGNORED)])
+    if wrong.size:
+        raise ValueError(f"labels {wrong.tolist()} do not exist, Pascal Context has 0..{CONTEXT_CLASSES}")
+    ids = labels.astype(np.int64)
+    if num_classes > CONTEXT_CLASSES:
+        return ids
+    return np.where((ids == 0) | (ids == IGNORED), IGNORED, ids - 1)
 
 
 class SegmentationData(Dataset):
@@ -87,11 +112,15 @@ class SegmentationData(Dataset):
             sample = step(sample, random)
             yield name, sample
 
+    def to_train_ids(self, label: np.ndarray) -> np.ndarray:
+        """A label file's pixels uint8 (h, w) as train ids int64 (h, w); raises ValueError for one there is not."""
+        return train_ids(label) if self.label_ids else label.astype(np.int64)
+
     def to_arrays(self, sample: Sample, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image float32 (3, h, w) and label int64 (1, h, w)."""
         label = np.array(sample.label)
         try:
-            label = train_ids(label) if self.label_ids else label.astype(np.int64)
+            label = self.to_train_ids(label)
         except ValueError as error:
             raise ValueError(f"{self.pairs[index][1]}: {error}") from None
         return to_array(sample.image), label[np.newaxis]
@@ -178,11 +207,53 @@ class ListFile(SegmentationData):
             if len(names) != 2:
                 raise ValueError(f"{list_file}, line {number}: {line!r} is not an image and a label")
             pairs.append((Path(root) / names[0], Path(root) / names[1]))
-        missing = [str(path) for pair in pairs for path in pair if not path.is_file()]
-        if missing:
-            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            raise FileNotFoundError(f"{list_file} names missing files: {', '.join(missing[:5])}{more}")
+        check_files(pairs, list_file)
         super().__init__(pairs, label_ids, steps, seed)
+
+
+def check_files(pairs: Sequence[tuple[Path, Path]], list_file: str | Path) -> None:
+    """Raise FileNotFoundError if a list names files that are not there."""
+    missing = [str(path) for pair in pairs for path in pair if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise FileNotFoundError(f"{list_file} names missing files: {', '.join(missing[:5])}{more}")
+
+
+class PascalContext(SegmentationData):
+    """Pascal Context below `root` (VOC2010): split "train", "val", or "trainval" if there is a list of it.
+
+    The images are JPEGImages/NAME.jpg of the names in the split's list, a name a line; where that is and where the
+    labels are, `CONTEXT_PLACES` says. `num_classes` is 59, or 60 with the background (`context_ids`). Raises
+    FileNotFoundError for a list or files that are not there, ValueError for a line that is no name.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "val",
+        num_classes: int = CONTEXT_CLASSES,
+        steps: Sequence[Step] = (),
+        seed: int = 0,
+    ) -> None:
+        context_ids(np.zeros((0, 0), np.uint8), num_classes)
+        places = [(Path(root) / name.format(split=split), labels) for name, labels in CONTEXT_PLACES]
+        found = [place for place in places if place[0].is_file()]
+        if not found:
+            raise FileNotFoundError(f"neither {' nor '.join(str(path) for path, _ in places)} is there")
+        list_file, labels = found[0]
+        names = [line.strip() for line in list_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        wrong = [name for name in names if len(name.split()) != 1 or Path(name).name != name]
+        if wrong:
+            raise ValueError(f"{list_file}: {wrong[0]!r} is not the name of an image")
+        images = Path(root) / "JPEGImages"
+        pairs = [(images / f"{name}.jpg", Path(root) / labels / f"{name}.png") for name in names]
+        check_files(pairs, list_file)
+        super().__init__(pairs, label_ids=False, steps=steps, seed=seed)
+        self.num_classes = num_classes
+
+    def to_train_ids(self, label: np.ndarray) -> np.ndarray:
+        """A label file's pixels uint8 (h, w) as train ids int64 (h, w); raises ValueError for one there is not."""
+        return context_ids(label, self.num_classes)
 
 
 def batches(

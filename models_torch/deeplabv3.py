@@ -2,8 +2,8 @@
 
 "Rethinking Atrous Convolution for Semantic Image Segmentation" (Chen et al., 2017). Behaviour, attribute names
 and defaults are those of torchvision's deeplabv3_resnet50 and deeplabv3_resnet101 (models/segmentation/), whose
-state dicts with an auxiliary classifier load as they are. Torchvision's widths are those of base 64; here all
-scale.
+state dicts with an auxiliary classifier load as they are (its published weights are for 21 classes). Torchvision's
+widths are those of base 64; here all scale.
 """
 
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from stdc_parity.models_torch.resnet import ResNet, resnet50_v1b, resnet101_v1b
 class DeepLabV3(nn.Module):
     """DeepLabv3: the backbone, atrous spatial pyramid pooling with its head, and an auxiliary head."""
 
-    def __init__(self, backbone: ResNet, num_classes: int = 21) -> None:
+    def __init__(self, backbone: ResNet, num_classes: int = 19) -> None:
         """Build the network around a backbone."""
         super().__init__()
         _, _, feat3, feat4 = backbone.widths
@@ -41,11 +41,11 @@ class DeepLabV3(nn.Module):
         return param_groups((self.backbone,), (self.classifier, self.aux_classifier), backbone_norms)
 
 
-def deeplabv3_resnet50(num_classes: int = 21, base: int = 64) -> DeepLabV3:
+def deeplabv3_resnet50(num_classes: int = 19, base: int = 64) -> DeepLabV3:
     """Build DeepLabv3 on ResNet-50."""
     return DeepLabV3(resnet50_v1b(base, num_classes=0), num_classes)
 
 
-def deeplabv3_resnet101(num_classes: int = 21, base: int = 64) -> DeepLabV3:
+def deeplabv3_resnet101(num_classes: int = 19, base: int = 64) -> DeepLabV3:
     """Build DeepLabv3 on ResNet-101."""
     return DeepLabV3(resnet101_v1b(base, num_classes=0), num_classes)

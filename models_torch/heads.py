@@ -94,7 +94,12 @@ def param_groups(
     As in semseg's train.py all parameters decay, and the heads' have ten times the backbone's learning rate.
     With `backbone_norms=False` the backbone's norms are in no group.
     """
-    norms = [param for module in backbone for param in module.parameters() if param.ndim == 1]
-    left_out = [] if backbone_norms else [id(param) for param in norms]
-    wd = [param for module in backbone for param in module.parameters() if id(param) not in left_out]
-    return wd, [], [param for module in heads for param in module.parameters()], []
+    wd = trained(backbone)
+    if not backbone_norms:
+        wd = [param for param in wd if param.ndim > 1]
+    return wd, [], trained(heads), []
+
+
+def trained(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Return the parameters of some modules that training changes, in order."""
+    return [param for module in modules for param in module.parameters() if param.requires_grad]

@@ -9,6 +9,13 @@ import paddle
 import pytest
 import torch
 
+from stdc_parity.converters import dilated, families
+from stdc_parity.converters.errors import CheckpointError
+from stdc_parity.converters.layout import translate
+from stdc_parity.converters.layouts import get_layout
+from stdc_parity.converters.plan import apply_plan, choose_architecture, counters, make_plan
+from stdc_parity.converters.statedict import find_state_dict
+from stdc_parity.fixtures.weights import seeded_weights
 from stdc_parity.models_torch import resnet as torch_resnet
 
 PUBLIC = json.loads(files("stdc_parity.fixtures").joinpath("dilated_keys.json").read_text())
@@ -121,7 +128,8 @@ def test_any_size_comes_out_as_it_went_in(twins, network):
 def test_every_parameter_is_in_one_group_and_the_heads_have_their_own(twins, network):
     for net in twins[network]:
         wd, nowd, heads, heads_nowd = net.get_params()
-        names = {id(param): name for name, param in net.named_parameters()}
+        statistics = ("_mean", "_variance")  # Paddle's are parameters that training leaves alone
+        names = {id(param): name for name, param in net.named_parameters() if not name.endswith(statistics)}
         grouped = [names.pop(id(param)) for group in (wd, nowd, heads, heads_nowd) for param in group]
         assert not names
         backbone = [name for name in grouped if name.startswith(("layer", "backbone."))]
@@ -144,3 +152,83 @@ def test_v1d_pools_before_a_strided_shortcut_alone():
 def test_the_dilation_of_a_stages_first_block(dilate_first, expected):
     net = torch_resnet.ResNet((1, 1, 2, 2), 4, 0, dilate_first=dilate_first)
     assert [block.conv2.dilation[0] for stage in (net.layer3, net.layer4) for block in stage] == expected
+
+
+# --- conversion -------------------------------------------------------------------------------------------
+
+
+def converted(tensors, side, target=None):
+    """The plan and the tensors that the converter makes of `tensors`, in memory."""
+    state = find_state_dict(tensors)
+    plan = make_plan(state, choose_architecture(state.tensors, side, None), side, target=target)
+    return plan, apply_plan(plan, tensors, counters(plan, tensors))
+
+
+@pytest.mark.parametrize("model", dilated.MODELS)
+def test_the_architecture_is_the_torch_twins_state_dict(model):
+    network, _, depth = model.partition("-resnet")
+    with torch.device("meta"):
+        ours = build("torch", network, int(depth))
+    expected = [(name, tuple(tensor.shape)) for name, tensor in ours.state_dict().items()]
+    assert [(name, spec.shape) for name, spec in families.architecture(model).tensors.items()] == expected
+
+
+@pytest.mark.parametrize("model", dilated.MODELS)
+def test_a_checkpoint_is_recognised_by_its_names_and_comes_back_as_it_was(model):
+    numbers = {"num_classes": 7, "base": 4} | ({"presence": False} if model == "ginet-resnet101" else {})
+    architecture = families.architecture(model, **numbers)
+    tensors = seeded_weights(architecture)
+    plan, theirs = converted(tensors, "torch")
+    assert (plan.architecture.name, plan.architecture.facts) == (model, architecture.facts)
+    assert plan.count("transpose") == 2 * model.startswith("ginet")
+    _, back = converted(theirs, "paddle")
+    counted = {name for name in tensors if name.endswith("num_batches_tracked")}
+    assert back.keys() == tensors.keys()
+    assert all(np.array_equal(back[name], tensors[name]) for name in tensors.keys() - counted)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_paddle_twin_loads_what_the_converter_makes(network):
+    tensors = seeded_weights(families.architecture(f"{network}-resnet50", num_classes=5, base=4))
+    theirs = build("paddle", network, num_classes=5, base=4)
+    assert theirs.set_state_dict(converted(tensors, "torch")[1]) == ([], [])
+
+
+@pytest.mark.parametrize("network", ["glore", "ginet"])
+def test_paddlesegs_names_are_recognised_and_written(network):
+    public = PUBLIC[f"paddleseg {network}-resnet50"]
+    architecture = families.architecture(f"{network}-resnet50", presence=False)
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.random(shape, np.float32) for name, shape in public.items()}
+    plan, official = converted(tensors, "paddle")
+    assert plan.source is get_layout("paddleseg-dilated")
+    assert (plan.architecture.name, plan.architecture.facts) == (architecture.name, architecture.facts)
+    assert official.keys() == architecture.tensors.keys()
+    _, back = converted(official, "torch", get_layout("paddleseg-dilated"))
+    assert back.keys() == tensors.keys()
+    assert all(np.array_equal(back[name], tensors[name]) for name in tensors)
+
+
+def test_paddleseg_has_no_place_for_the_presence_of_classes():
+    tensors = seeded_weights(families.architecture("ginet-resnet50", base=4))
+    plan, theirs = converted(tensors, "torch", get_layout("paddleseg-dilated"))
+    dropped = {entry.source: entry.reason for entry in plan.entries if "presence" in entry.official}
+    assert dropped.keys() == {"head.presence.weight", "head.presence.bias"}
+    assert all("semantic context loss" in reason for reason in dropped.values())
+    assert converted(theirs, "paddle")[0].architecture.facts["presence"] is False
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_line_of_paddlesegs_layout_speaks_of_a_module_and_no_two_of_one(network):
+    table, architecture = get_layout("paddleseg-dilated"), families.architecture(f"{network}-resnet50")
+    patterns = [line.official for line in table.lines] + list(table.absent)
+    for module in {name.rpartition(".")[0] for name in architecture.tensors}:
+        speak = [p for p in patterns if translate(p, "", module, {}) is not None]
+        assert len(speak) == 1 or network in ("pspnet", "deeplabv3"), (module, speak)
+
+
+def test_what_is_missing_is_named():
+    tensors = seeded_weights(families.architecture("deeplabv3-resnet50", base=4))
+    left = {name: array for name, array in tensors.items() if not name.startswith("aux_classifier.")}
+    with pytest.raises(CheckpointError, match=r"aux_classifier\.4\.bias: missing, deeplabv3-resnet50 needs \(19,\)"):
+        converted(left, "torch")

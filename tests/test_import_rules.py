@@ -172,23 +172,32 @@ def test_the_command_line_imports_at_its_top_what_is_small():
 
 # Only these know a network by name. The words of a help text or an example in a message are no knowledge.
 KNOW_NETWORKS = {
+    "align/pairs/dilated.py": None,
     "align/pairs/icnet.py": None,
     "align/pairs/resnet.py": None,
     "align/pairs/stdc.py": None,
     "align/pairs/__init__.py": {"icnet", "resnet", "stdc", "stdc2-seg"},  # the families, and the default pair
+    "converters/dilated.py": None,
     "converters/icnet.py": None,
     "converters/imagenet.py": None,
     "converters/resnet.py": None,
     "converters/stdc.py": None,
     "converters/families.py": {"icnet", "stdc"},  # the list of architectures
 }
-NETWORKS = re.compile(r"(?:stdc(?!_parity|-parity|-align|-convert)|icnet|resnet)[\w-]*", re.IGNORECASE)
+NETWORKS = re.compile(r"(?:stdc(?!_parity|-parity|-align|-convert)|icnet|resnet|pspnet|deeplab|glore|ginet)[\w-]*", re.IGNORECASE)
 
 # Nor does anything else know what one network is made of, how it is trained, or which data set it is for.
 PARTS = re.compile(
     r"\b(?:cp\.|arm(?:16|32)|conv_out\w*|ffm\b|\w*ohem\w*|SegLoss|laplacian\w*|fuse_kernel|Cityscapes)", re.IGNORECASE
 )
-KNOW_PARTS = {"align/pairs/icnet.py", "align/pairs/stdc.py", "align/pairs/stdc_recipe.py", "converters/stdc.py"}
+KNOW_PARTS = {
+    "align/pairs/cityscapes.py",
+    "align/pairs/dilated.py",
+    "align/pairs/icnet.py",
+    "align/pairs/stdc.py",
+    "align/pairs/stdc_recipe.py",
+    "converters/stdc.py",
+}
 
 
 def named_networks(path, names=NETWORKS):

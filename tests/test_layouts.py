@@ -105,7 +105,8 @@ def in_layout(layout, model, base=8, **numbers):
 
 
 def test_every_layout_has_a_list():
-    assert all_layouts().keys() == LISTS.keys()
+    ours = {name for name, layout in all_layouts().items() if layout.family in ("", stdc.NAME)}
+    assert ours == LISTS.keys()
     assert all(layout.name == name for name, layout in all_layouts().items())
 
 

@@ -372,7 +372,7 @@ def test_mixed_names_are_refused():
         naming({"a.running_mean": np.zeros(1), "b._mean": np.zeros(1)}, "torch")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", stdc.MODELS)
 def test_model_overrides(name):
     tensors = zeros({key: spec.shape for key, spec in families.architecture(name, base=8).tensors.items()})
     assert choose_architecture(tensors, "torch", name).name == name
@@ -401,7 +401,7 @@ def test_an_unknown_network_is_refused_and_the_override_lists_what_is_missing():
     assert lines[0] == f"  {STEM}: missing, stdcnet813 needs (32, 3, 3, 3)"
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", stdc.MODELS)
 def test_there_and_back_in_memory(name):
     architecture = families.architecture(name, base=8)
     tensors = seeded_weights(architecture)

@@ -18,7 +18,7 @@ from stdc_parity.models_torch import stdcnet as torch_nets
 
 ROOT = Path(__file__).parents[1]
 OFFICIAL = json.loads(files("stdc_parity.fixtures").joinpath("official_stdc.json").read_text())
-DILATED = [f"{name}.py" for name in ("heads", "pspnet", "deeplabv3", "glore", "ginet")]
+DILATED = [f"{name}.py" for name in ("heads", "heads_loss", "pspnet", "deeplabv3", "glore", "ginet")]
 ALIASES = ("x2.", "x4.", "x8.", "x16.", "x32.")
 # All that may differ between twin files, torch idiom first.
 IDIOMS = {
@@ -41,6 +41,10 @@ IDIOMS = {
         "nn.AvgPool2D(kernel_size=3, stride=2, padding=1, exclusive=False)"
     ),
     "bias=False": "bias_attr=False",
+    'reduction="none")': 'reduction="none", axis=1)',
+    "if param.requires_grad": "if not param.stop_gradient",
+    ".to(": ".astype(",
+    "torch.arange(": "paddle.arange(",
     "torch.zeros(": "paddle.zeros(",
     "torch.cat(": "paddle.concat(",
     "Tensor, cat, nn": "Tensor, concat, nn",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from types import ModuleType
 
 from stdc_parity.align.pair import Pair
-from stdc_parity.align.pairs import icnet, resnet, stdc, subjects
+from stdc_parity.align.pairs import dilated, icnet, resnet, stdc, subjects
 from stdc_parity.converters.architecture import Architecture
 from stdc_parity.converters.errors import UsageError
 
-FAMILIES: tuple[ModuleType, ...] = (stdc, icnet, resnet, subjects)
+FAMILIES: tuple[ModuleType, ...] = (stdc, icnet, resnet, dilated, subjects)
 DEFAULT = "stdc2-seg"
 
 

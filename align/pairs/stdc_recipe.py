@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from stdc_parity.align.framework import Array
 from stdc_parity.align.pair import DataPart, LossBench, LossPart, MetricPart, OptimizerPart, Place, Recipe
-from stdc_parity.align.spec import RunSpec
-from stdc_parity.fixtures.scenes import write_scenes
+from stdc_parity.align.pairs.cityscapes import open_cityscapes, write_cityscapes
 
 IGNORED = 255
 
@@ -28,7 +26,7 @@ def recipe(classes: int, heads: int = 3) -> Recipe:
         ),
         optimizer=OptimizerPart(_ours("optim:build_optimizer"), 1e-2, 60_000, {"max_iter": 60_000}, _short_run),
         metric=MetricPart(_ours("metrics"), scales=(0.5, 0.75), several_scales=(0.75, 1.0)),
-        data=DataPart(_ours("data"), _ours("transforms"), _prepare, _open),
+        data=DataPart(_ours("data"), _ours("transforms"), write_cityscapes, open_cityscapes),
         num_classes=classes,
         ignored=IGNORED,
     )
@@ -40,21 +38,6 @@ def _ours(where: str) -> Place:
 
 def _short_run(lr: float, warmup: int, iterations: int) -> Mapping[str, object]:
     return {"lr0": lr, "warmup_start_lr": lr / 10, "warmup_steps": warmup, "max_iter": iterations}
-
-
-def _prepare(folder: str, spec: RunSpec, count: int, split: str) -> None:
-    write_scenes(folder, count, spec.size, spec.seed, split)
-
-
-def _open(data: Any, transforms: Any, folder: str, spec: RunSpec) -> Mapping[str, Any]:
-    """The seeded scenes, written in the Cityscapes layout, read in both ways that upstream has."""
-    height, width = spec.size
-    crop = (max(32, width // 2), max(32, height // 2))  # (width, height), as upstream's cropsize
-    return {
-        "train": data.Cityscapes(folder, "train", transforms.training_steps(crop), spec.seed),
-        "val": data.Cityscapes(folder, "val", seed=spec.seed),
-        "val.list": data.ListFile(folder, f"{folder}/val.list", seed=spec.seed),
-    }
 
 
 def _detail_targets(bench: LossBench) -> None:

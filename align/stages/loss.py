@@ -12,28 +12,41 @@ from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.stages.forward import call, outputs_of
 
 STAGE = "loss"
 
 
 def seeded_outputs(session: Session, spec: RunSpec) -> list[Array]:
     """Outputs of the shapes that the network returns, drawn from the seed: both sides get the same."""
-    part = session.recipe(spec).loss
-    assert part is not None and part.outputs is not None
     random = np.random.default_rng([spec.seed, 1])
-    height, width = spec.size
-    sizes = [(channels, (-(-height // stride), -(-width // stride))) for channels, stride in part.outputs]
-    return [_smooth(random, spec, channels, size) for channels, size in sizes]
+    return [_drawn(random, spec, shape) for shape in _shapes(session, spec)]
+
+
+def _shapes(session: Session, spec: RunSpec) -> list[tuple[int, ...]]:
+    """The shapes of the outputs, as the recipe has them; if it does not say, those of a forward pass."""
+    part, framework = session.recipe(spec).loss, session.framework
+    assert part is not None
+    if part.outputs is not None:
+        height, width = spec.size
+        return [(spec.batch, channels, -(-height // step), -(-width // step)) for channels, step in part.outputs]
+    with framework.no_grad():
+        inputs = [framework.to_tensor(array) for array in session.training_case(spec)[0]]
+        outputs = call(session.network(spec), session.pair(spec), inputs)
+    return [framework.to_array(output).shape for output in outputs_of(outputs)]
 
 
 def seeded_logits(spec: RunSpec, classes: int, size: tuple[int, int]) -> Array:
     """Logits (batch, classes, height, width) as a network might give, drawn from the seed."""
-    return _smooth(np.random.default_rng([spec.seed, 1]), spec, classes, size)
+    return _drawn(np.random.default_rng([spec.seed, 1]), spec, (spec.batch, classes, *size))
 
 
-def _smooth(random: np.random.Generator, spec: RunSpec, channels: int, size: tuple[int, int]) -> Array:
-    height, width = size
-    coarse = random.standard_normal((spec.batch, channels, -(-height // 8), -(-width // 8)))
+def _drawn(random: np.random.Generator, spec: RunSpec, shape: tuple[int, ...]) -> Array:
+    """Values in the dtype of `spec`: noise, and for maps (batch, channels, height, width) patches of 8 pixels too."""
+    if len(shape) != 4:
+        return random.standard_normal(shape).astype(spec.dtype)
+    height, width = shape[2:]
+    coarse = random.standard_normal((*shape[:2], -(-height // 8), -(-width // 8)))
     smooth = coarse.repeat(8, axis=2).repeat(8, axis=3)[:, :, :height, :width]
     drawn: Array = (2 * smooth + random.standard_normal(smooth.shape)).astype(spec.dtype)
     return drawn
