@@ -184,7 +184,9 @@ KNOW_NETWORKS = {
     "converters/stdc.py": None,
     "converters/families.py": {"icnet", "stdc"},  # the list of architectures
 }
-NETWORKS = re.compile(r"(?:stdc(?!_parity|-parity|-align|-convert)|icnet|resnet|pspnet|deeplab|glore|ginet)[\w-]*", re.IGNORECASE)
+NETWORKS = re.compile(
+    r"(?:stdc(?!_parity|-parity|-align|-convert)|icnet|resnet|pspnet|deeplab|glore|ginet)[\w-]*", re.IGNORECASE
+)
 
 # Nor does anything else know what one network is made of, how it is trained, or which data set it is for.
 PARTS = re.compile(
