@@ -25,11 +25,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from stdc_parity.converters import stdc
 from stdc_parity.converters.convert import open_state_dict
 from stdc_parity.converters.errors import ParityError
 from stdc_parity.converters.report import inspect_lines
-from stdc_parity.fixtures import hostile
+from stdc_parity.fixtures import hostile, mxnet_params
 from stdc_parity.fixtures.weights import seeded_weights
 
 SECONDS = 5
@@ -61,7 +63,10 @@ def good_seeds() -> dict[str, bytes]:
         "small pickle": hostile.pickled(hostile.mapping({"w": hostile.array()})),
     }
     index = json.dumps({"metadata": {}, "weight_map": dict.fromkeys(state, SHARD)}).encode()
-    more = {"torch tar": old_tar(), "shards": index}
+    params = {f"mxnet {i}": mxnet_params.params(state, i) for i in range(4)}
+    rows = mxnet_params.row_sparse(np.ones((1, 2)), np.zeros(1, int), (3, 2))
+    params["mxnet sparse"] = mxnet_params.params({"w": rows})
+    more = {"torch tar": old_tar(), "shards": index, **params}
     return hostile.good(state) | of_a_net | small | hostile.other_containers(state) | more
 
 

@@ -19,6 +19,7 @@ from stdc_parity.converters.mapped import Mapped
 from stdc_parity.converters.pickle_values import Array
 from stdc_parity.converters.pieces import Progress, no_progress
 from stdc_parity.converters.sniffing import (
+    MXNET,
     NPZ,
     ONNX,
     PADDLE_PICKLE,
@@ -154,6 +155,12 @@ def _read_onnx(data: memoryview, mapped: Mapped) -> Found:
     return *read_onnx(data, mapped), {}
 
 
+def _read_mxnet(data: memoryview, _mapped: Mapped) -> Found:
+    from stdc_parity.converters.mxnet_file import read_mxnet
+
+    return *read_mxnet(data), {}
+
+
 _READERS: Mapping[str, Callable[[memoryview, Mapped], Found]] = {
     TORCH_ZIP: _read_torch_zip,
     TORCH_LEGACY: _read_torch_legacy,
@@ -163,6 +170,7 @@ _READERS: Mapping[str, Callable[[memoryview, Mapped], Found]] = {
     SHARDS: _read_shards,
     NPZ: _read_npz,
     ONNX: _read_onnx,
+    MXNET: _read_mxnet,
 }
 
 

@@ -24,7 +24,7 @@ from stdc_parity.converters.containers import (
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
 from stdc_parity.converters.layout import Layout
 from stdc_parity.converters.layout_remarks import layout_remarks
-from stdc_parity.converters.layouts import get_layout, twin_layout
+from stdc_parity.converters.layouts import get_layout, structure_of, twin_layout
 from stdc_parity.converters.pieces import (
     PIECE,
     Phases,
@@ -44,7 +44,7 @@ from stdc_parity.converters.plan import (
     recognise_layout,
 )
 from stdc_parity.converters.rules_plan import apply_rules, plan_rules, side_of
-from stdc_parity.converters.sniffing import NPZ, ONNX, SAFETENSORS, SHARDS
+from stdc_parity.converters.sniffing import MXNET, NPZ, ONNX, SAFETENSORS, SHARDS
 from stdc_parity.converters.statedict import Array, StateDict, find_state_dict
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (
     ".tar", ".pth", ".pt", ".ckpt", ".bin", ".pdparams", ".pdopt", ".pkl", ".safetensors.index.json",
-    ".safetensors", ".npz", ".onnx", ".gz", ".tgz",
+    ".safetensors", ".npz", ".onnx", ".params", ".gz", ".tgz",
 )  # fmt: skip
 TARGET_SUFFIX: Mapping[Side, str] = {"torch": ".pth", "paddle": ".pdparams"}
 OWN_SUFFIXES: Mapping[Side, tuple[str, ...]] = {"torch": (".tar", ".pth", ".pt", ".ckpt"), "paddle": (".pdparams",)}
@@ -135,14 +135,15 @@ def open_state_dict(
     alike, a container that is nobody's has those of the side that is not to be converted `to`.
     """
     contents = read_container(source, member=member, progress=progress)
+    structured = structure_of(contents.container) if contents.container == MXNET else None
     try:
         if rules is not None:
             known = rules.names("torch") | rules.names("paddle")
-            state = find_state_dict(contents.root, key=key, known=known)
+            state = find_state_dict(contents.root, key=key, known=known, structured=structured)
             neutral = to is not None and contents.container in (SAFETENSORS, SHARDS, NPZ, ONNX)
             default = other(to) if to is not None and neutral else contents.framework
             return contents, state, side_of(rules, state.tensors, default)
-        state = find_state_dict(contents.root, key=key)
+        state = find_state_dict(contents.root, key=key, structured=structured)
         return contents, state, naming(state.tensors, contents.framework)
     except CheckpointError as error:
         raise CheckpointError(f"{shown(os.fspath(source))}: {error.message}", error.note) from None
@@ -214,6 +215,8 @@ def choose_target(to: Side | None, layout: str | None) -> Layout | None:
     if layout is None:
         return None if to is None else twin_layout(to)
     target = get_layout(layout)
+    if target.container:
+        raise UsageError(f"--to-layout {layout}: {target.container} files are read and not written")
     if to is not None and target.side != to:
         raise UsageError(
             f"--to-layout {layout} has {_FRAMEWORK[target.side]} names ({target.title}), this writes "

@@ -21,6 +21,7 @@ from stdc_parity.converters.opened import (
     without_what_is_of_one_layout,
 )
 from stdc_parity.converters.pieces import Progress, no_progress
+from stdc_parity.converters.sniffing import MXNET
 from stdc_parity.converters.statedict import Array
 
 Verdict = Literal["same", "close", "different", "shape", "dtype", "missing", "extra"]
@@ -113,12 +114,13 @@ def _named_alike(a: Opened, b: Opened) -> tuple[Named, Named, list[str]]:
             notes.append(
                 f"The head norms of {letter} are InPlaceABN's: compared as |weight| + 1e-5, and without counters."
             )
-        if opened.side == "paddle" and not named[i].counts_batches and named[1 - i].counts_batches:
+        whose = "MXNet" if opened.contents.container == MXNET else "Paddle" if opened.side == "paddle" else ""
+        if whose and not named[i].counts_batches and named[1 - i].counts_batches:
             counted = len(named[1 - i].tensors)
             named[1 - i] = _without_counters(named[1 - i], named[1 - i].tensors)
             counted -= len(named[1 - i].tensors)
             notes.append(
-                f"{letter} is Paddle's, whose norms keep no counter: {counted} of {'BA'[i]} are left out."
+                f"{letter} is {whose}'s, whose norms keep no counter: {counted} of {'BA'[i]} are left out."
             )
         if named[i].aliases:
             notes.append(f"{named[i].aliases} second names in {letter} have equal bytes and are left out.")

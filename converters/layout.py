@@ -6,7 +6,7 @@ A layout is a file in `layouts/`; this module reads its table. Rules say what a 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -64,8 +64,10 @@ class Layout:
     `facts` are what those of an architecture may be. `abn` says that its checkpoints may hold InPlaceABN weights,
     `aliases` that they may hold a stage's tensors a second time, as the official or Paddle's twin does.
     `older` are modules of the layout that files of older releases hold beside, with the reason why they are left
-    out. `family` names the networks that its table is for, "" for any. `advice` is what whoever loads a written file
-    has to do, `caveat` what its checkpoints may compute otherwise elsewhere, a sentence each.
+    out. `family` names the networks that its table is for, "" for any. `suffixes` are what it calls tensors of a kind
+    otherwise than PyTorch does. A layout of a `container` is that of such files alone, and none to write;
+    `structured` gives its names to the tensors of a file that has them in another form. `advice` is what whoever
+    loads a written file has to do, `caveat` what its checkpoints may compute otherwise elsewhere, a sentence each.
     """
 
     name: str
@@ -79,6 +81,9 @@ class Layout:
     abn: bool = False
     aliases: bool = False
     family: str = ""
+    suffixes: Mapping[Kind, str] = field(default_factory=dict)
+    container: str = ""
+    structured: Callable[[Mapping[str, Array]], Mapping[str, str]] | None = None
     advice: str = ""
     caveat: str = ""
 
@@ -168,7 +173,7 @@ def places(layout: Layout, architecture: Architecture) -> dict[str, Place]:
             continue
         shape = paddle_shape(spec) if layout.side == "paddle" else spec.shape
         pair = here[1].pair and spec.kind in ("conv", "bias")
-        key = f"{here[0]}.{last}"
+        key = f"{here[0]}.{layout.suffixes.get(spec.kind, last)}"
         result[name] = Place(
             paddle_name(key, spec.kind) if layout.side == "paddle" else key,
             (2 * shape[0], *shape[1:]) if pair else shape,

@@ -23,6 +23,7 @@ from stdc_parity.converters.plan import (
     recognise,
     recognise_layout,
 )
+from stdc_parity.converters.sniffing import MXNET
 from stdc_parity.converters.version import VERSION
 
 CERTIFICATE_SCHEMA = 1
@@ -92,7 +93,7 @@ def inspect_lines(
     dtypes = Counter(tensor.dtype.name for tensor in tensors.values())
     yield f"values        {values:,} in {_megabytes(sum(t.nbytes for t in tensors.values()))} of tensors by name"
     yield f"dtypes        {', '.join(f'{count} {name}' for name, count in dtypes.most_common())}"
-    for line in _odd(state, side, architecture is not None):
+    for line in _odd(state, side, architecture is not None, contents.container == MXNET):
         yield f"note          {line}"
     if list_keys:
         for name, tensor in tensors.items():
@@ -107,11 +108,12 @@ def _some(lines: Iterable[str], limit: int = 20) -> Iterator[str]:
         yield f"… and {len(every) - limit:,} more"
 
 
-def _odd(state: Any, side: Side, recognised: bool) -> Iterator[str]:
+def _odd(state: Any, side: Side, recognised: bool, flat: bool) -> Iterator[str]:
     """What is odd about it, as the plan of a conversion finds it."""
     renamed = sum(short != name for short, name in state.original.items())
     if renamed:
-        yield f"{renamed} keys have a wrapper's prefix (module., model., …), which is stripped"
+        what = "a flat name or arg:, aux:" if flat else "a wrapper's prefix (module., model., …)"
+        yield f"{renamed} keys have {what}, which is {'undone' if flat else 'stripped'}"
     yield from _some(f"{name} in the state dict is not a tensor: {what}" for name, what in state.dropped.items())
     if not recognised:
         return

@@ -12,6 +12,7 @@ SAFETENSORS = "safetensors"
 SHARDS = "safetensors shards"
 NPZ = "npz"
 ONNX = "onnx"
+MXNET = "mxnet params"
 
 _OTHERS = (
     (b"\x1f\x8b", "the file in the archive is compressed with gzip itself", "Unpack it first: gunzip FILE."),
@@ -69,6 +70,8 @@ def sniff_bytes(data: memoryview) -> str:
         return SAFETENSORS
     if text.startswith(b"{"):
         return _sniff_json(data)
+    if is_mxnet(head):
+        return MXNET
     if head[:1] == b"\x08" and b"\0" < head[1:2] < b"\x80":  # ir_version, the first field of a model
         return ONNX
     if head.startswith(bytes(16)):
@@ -80,13 +83,18 @@ def sniff_bytes(data: memoryview) -> str:
             raise CheckpointError(fact, note)
     raise CheckpointError(
         f"this is no checkpoint that is known here: it starts with {shown(repr(head[:16])[2:-1])}",
-        "Known are files of torch.save (zip and legacy) and paddle.save, safetensors, npz and ONNX.",
+        "Known are files of torch.save (zip and legacy) and paddle.save, safetensors, npz, ONNX and MXNet's .params.",
     )
 
 
 def is_safetensors(head: bytes) -> bool:
     """Whether a file that starts with ``head`` (9 bytes do) is in that container."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32
+
+
+def is_mxnet(head: bytes) -> bool:
+    """Whether a file that starts with ``head`` is a list of MXNet's arrays: kMXAPINDArrayListMagic in 8 bytes."""
+    return head[:8] == (0x112).to_bytes(8, "little")
 
 
 def _refuse_inference_parameters(data: memoryview) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,9 @@ import numpy.typing as npt
 from stdc_parity.converters.errors import CheckpointError, UsageError, shown
 
 Array = npt.NDArray[Any]
+
+Restructure = Callable[[Mapping[str, Array]], Mapping[str, str]]
+"""What gives tensors by name other names."""
 
 WRAPPERS = (
     "state_dict", "model", "model_state", "model_state_dict", "net", "network", "params", "weights", "module",
@@ -47,13 +50,16 @@ class StateDict:
     dropped: Mapping[str, str]
 
 
-def find_state_dict(root: object, *, key: str | None = None, known: Set[str] = frozenset()) -> StateDict:
+def find_state_dict(
+    root: object, *, key: str | None = None, known: Set[str] = frozenset(), structured: Restructure | None = None
+) -> StateDict:
     """The state dict in `root`, the object that a container holds.
 
     `key` is the path of keys to it ("ema", "checkpoint.model"); without it the root itself is taken if no
     other candidate is larger, else the first of `WRAPPERS`, else the only candidate. Of the names with and without
-    wrappers' prefixes those are taken of which most are `known`, if any are. Raises CheckpointError when
-    there is none or when several stand under unknown names, UsageError when `key` leads nowhere.
+    wrappers' prefixes those are taken of which most are `known`, if any are; before that, `structured` gives those of
+    a file that has them in another form. Raises CheckpointError when there is none or when several stand under
+    unknown names, UsageError when `key` leads nowhere.
     """
     if not isinstance(root, Mapping):
         raise CheckpointError(
@@ -61,10 +67,10 @@ def find_state_dict(root: object, *, key: str | None = None, known: Set[str] = f
             note="Save a state dict: torch.save(model.state_dict(), path) or paddle.save(layer.state_dict(), path).",
         )
     found: dict[str, dict[str, object]] = {}
-    for path, tensors in _candidates(root, ""):
+    for path, candidate in _candidates(root, ""):
         if path in found:
             raise CheckpointError(f"two state dicts in the file have the path {shown(path)}")
-        found[path] = tensors
+        found[path] = candidate
     where = _choose(found, key)
     raw = found[where]
     unsupported = {str(k): _refusal(v) for k, v in raw.items() if _refusal(v)}
@@ -74,7 +80,10 @@ def find_state_dict(root: object, *, key: str | None = None, known: Set[str] = f
             f"tensors of a kind that is not converted: {len(unsupported)}\n{lines}",
             note="Make them plain where they come from (.float(), .to_dense(), .dequantize()) and save again.",
         )
-    names = _best_names([name for name in raw if isinstance(raw[name], np.ndarray)], known)
+    tensors: dict[str, Any] = {name: value for name, value in raw.items() if isinstance(value, np.ndarray)}
+    first = {name: name for name in tensors} if structured is None else structured(tensors)
+    best = _best_names(list(first.values()), known)
+    names = {name: best[plain] for name, plain in first.items()}
     _refuse_collisions(names)
     return StateDict(
         tensors={short: raw[name] for name, short in names.items()},  # type: ignore[misc]

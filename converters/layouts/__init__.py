@@ -10,6 +10,7 @@ from pkgutil import iter_modules
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import UsageError, shown
 from stdc_parity.converters.layout import Layout
+from stdc_parity.converters.statedict import Restructure
 
 TWINS: Mapping[Side, str] = {"torch": "official", "paddle": "paddle"}
 """The layouts of the two twins: what a framework's conversions are from and to if nothing else is said."""
@@ -27,9 +28,14 @@ def get_layout(name: str) -> Layout:
     """The layout called `name`. Raises UsageError if there is none."""
     known = all_layouts()
     if name not in known:
-        lines = ", ".join(f"{layout.name} ({layout.title})" for layout in known.values())
+        lines = ", ".join(f"{layout.name} ({layout.title})" for layout in known.values() if not layout.container)
         raise UsageError(f"--to-layout {shown(name)}: there is no such layout", note=f"There are: {lines}.")
     return known[name]
+
+
+def structure_of(container: str) -> Restructure | None:
+    """What gives the tensors of a container's files the names of its layout, None if there is nothing to do."""
+    return next((each.structured for each in all_layouts().values() if container == each.container), None)
 
 
 def twin_layout(side: Side) -> Layout:
