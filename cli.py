@@ -723,7 +723,7 @@ _output_options = _with([
     click.option("-q", "--quiet", is_flag=True, help="Show results alone, no progress."),
 ])  # fmt: skip
 _spec_options = _with([
-    click.option("--pair", metavar="NAME", help="The pair; that of the weights, or stdc2-seg."),
+    click.option("--pair", metavar="NAME", help="The pair, or a pair file; that of the weights, or stdc2-seg."),
     click.option("--weights", metavar="PATH", help="A checkpoint of either framework (seeded weights)."),
     click.option("--key", metavar="PATH", help="Where the state dict is in the checkpoint."),
     click.option("--converted", metavar="PATH", help="What --weights became: loaded by the side that has its names."),
@@ -782,8 +782,37 @@ _graph_options = _with([
 ])  # fmt: skip
 
 
+_own_options = _with([
+    click.option("--torch", metavar="BUILD", help="Your own PyTorch network: module:function or file.py:name."),
+    click.option("--paddle", metavar="BUILD", help="Your own Paddle network (docs/bring-your-own.md)."),
+    click.option(
+        "--input", "inputs", metavar="SPEC", multiple=True,
+        help="What they are called with: [NAME:]SHAPE[:DTYPE][:LOW..HIGH], such as 1x3x224x224 or "
+        "ids:2x16:int64:0..99; once for each input.",
+    ),
+    click.option("--torch-path", metavar="DIR", help="Where the torch side's imports come from first."),
+    click.option("--paddle-path", metavar="DIR", help="Where the Paddle side's imports come from first."),
+    click.option("--args", metavar="JSON", help="Keyword arguments for both, such as '{\"classes\": 10}'."),
+    click.option("--torch-args", metavar="JSON", help="The same for --torch alone."),
+    click.option("--paddle-args", metavar="JSON", help="The same for --paddle alone."),
+    click.option("--loss-torch", metavar="BUILD", help="Your loss: loss(outputs, target)."),
+    click.option("--loss-paddle", metavar="BUILD", help="The same on Paddle's side."),
+    click.option("--target", metavar="SPEC", multiple=True, help="What the loss is given, as --input."),
+    click.option("--rules", metavar="FILE", help="A rules file for the weights (docs/rules.md)."),
+])  # fmt: skip
+OWN = ("torch", "paddle", "inputs", "torch_path", "paddle_path", "args", "torch_args", "paddle_args", "loss_torch",
+       "loss_paddle", "target", "rules")  # fmt: skip
+
+
+def _own(options: dict[str, Any]) -> None:
+    """Turn the options of a pair of one's own into one, `own`."""
+    from stdc_parity.align.own import choose_own
+
+    options["own"] = choose_own(options["pair"], {name: options.pop(name) for name in OWN})
+
+
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    return _spec_options(_graph_options(_judging_options(_accepting_options(_output_options(command)))))
+    return _spec_options(_own_options(_graph_options(_judging_options(_accepting_options(_output_options(command))))))
 
 
 STAGES = {
@@ -863,6 +892,7 @@ def _run(name: str, options: dict[str, Any]) -> None:
     repro, sides, onnx_from = options.pop("repro"), options.pop("sides"), options.pop("onnx_from")
     _check_graph(sides, options["graph"], onnx_from)
     hold_against, quiet = _baseline(options), options.pop("quiet")
+    _own(options)
     rungs, options = choose_rungs(name, options)
     spec = choose_spec(**options)
     with show_progress(quiet=quiet) as progress:
@@ -939,6 +969,7 @@ def record(run: Path, side: Any, stage: str, **options: Any) -> None:
     options.pop("quiet")
     onnx_from = options.pop("onnx_from")
     _check_graph((side,), options["graph"], onnx_from)
+    _own(options)
     rungs, options = choose_rungs(stage, options)
     for line in record_side(side, rungs, choose_spec(**options), run, judging, threads, onnx_from):
         click.echo(line)

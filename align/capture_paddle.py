@@ -64,6 +64,16 @@ def is_tensor(value: object) -> bool:
     return isinstance(value, (paddle.Tensor, paddle.pir.Value))  # the latter while a program is traced
 
 
+def is_network(value: object) -> bool:
+    """Whether `value` is one of this framework's modules."""
+    return isinstance(value, nn.Layer)
+
+
+def seed(number: int) -> None:
+    """Seed what the framework draws from: initial weights, dropouts."""
+    paddle.seed(number)
+
+
 def set_dtype(network: nn.Layer, dtype: str) -> None:
     """Turn the network's floating-point parameters and buffers into `dtype`."""
     network._to_impl(dtype=dtype, floating_only=True)  # `to` casts integer buffers, and fails on an LSTM's
@@ -142,10 +152,10 @@ def modules(network: nn.Layer) -> Iterator[tuple[str, nn.Layer]]:
 def watch(module: nn.Layer, seen: CallSeen) -> Callable[[], None]:
     """Call `seen` after every call of `module`; the function returned stops it."""
 
-    def hook(_module: nn.Layer, inputs: Any, output: Any) -> None:
-        seen(inputs, output)
+    def hook(_module: nn.Layer, inputs: Any, named: Any, output: Any) -> None:
+        seen({**{str(i): value for i, value in enumerate(inputs)}, **named} if named else inputs, output)
 
-    return module.register_forward_post_hook(hook).remove
+    return module.register_forward_post_hook(hook, with_kwargs=True).remove
 
 
 def no_grad() -> AbstractContextManager[Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from stdc_parity.align.framework import Array, CallSeen, kind_of
 from stdc_parity.converters.architecture import Kind, Side
@@ -51,6 +52,16 @@ def to_array(tensor: torch.Tensor) -> Array:
 def is_tensor(value: object) -> bool:
     """Whether `value` is one of this framework's tensors."""
     return isinstance(value, torch.Tensor)
+
+
+def is_network(value: object) -> bool:
+    """Whether `value` is one of this framework's modules."""
+    return isinstance(value, nn.Module)
+
+
+def seed(number: int) -> None:
+    """Seed what the framework draws from: initial weights, dropouts."""
+    torch.manual_seed(number)
 
 
 def set_dtype(network: nn.Module, dtype: str) -> None:
@@ -125,10 +136,10 @@ def modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def watch(module: nn.Module, seen: CallSeen) -> Callable[[], None]:
     """Call `seen` after every call of `module`; the function returned stops it."""
 
-    def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
-        seen(inputs, output)
+    def hook(_module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
+        seen({**{str(i): value for i, value in enumerate(inputs)}, **named} if named else inputs, output)
 
-    return module.register_forward_hook(hook).remove
+    return module.register_forward_hook(hook, with_kwargs=True).remove
 
 
 def no_grad() -> AbstractContextManager[Any]:
@@ -208,6 +219,19 @@ def traced(tracer: Any) -> AbstractContextManager[None]:
     from stdc_parity.align import trace_torch
 
     return trace_torch.traced(tracer)
+
+
+@contextmanager
+def noticed(seen: Callable[[str], None]) -> Iterator[None]:
+    """Call `seen` with the name of every function of PyTorch's that is called."""
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen(getattr(func, "__name__", ""))
+            return func(*args, **(kwargs or {}))
+
+    with Mode():
+        yield
 
 
 def function(name: str) -> Callable[..., Any]:

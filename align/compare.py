@@ -41,6 +41,28 @@ Folders = Mapping[Side, Path]
 """Where each side's records lie, the reference's first; the same folder for both in a run of both sides."""
 
 
+def load_judged(folders: Folders, name: str, pair: Pair) -> tuple[Record, Record]:
+    """`load_pair`; of a pair of one's own without the modules that only one side calls.
+
+    Its code may compute by a function what the other side's has a module for: the outputs tell whether it is right.
+    """
+    reference, other = load_pair(folders, name)
+    if not pair.own:
+        return reference, other
+    return _only_shared(reference, other), _only_shared(other, reference)
+
+
+def _only_shared(record: Record, other: Record) -> Record:
+    there = {tap.name for tap in other.taps}
+
+    def is_shared(tap: Tap) -> bool:
+        inner = tap.name.removeprefix("grad ")
+        module = tap.kind == "module" or (tap.kind == "gradient" and inner == tap.path and bool(tap.path))
+        return tap.name in there or not module
+
+    return replace(record, taps=[tap for tap in record.taps if is_shared(tap)])
+
+
 def load_pair(folders: Folders, name: str) -> tuple[Record, Record]:
     """Both sides' records called `name`, the reference's first."""
     first, second = (load_record(folder, side, name) for side, folder in folders.items())
@@ -66,7 +88,7 @@ def judge_stage(
     rung: Rung, result: StageResult, folders: Folders, dtype: str, pair: Pair, judging: Judging
 ) -> StageResult:
     """`result` with the comparisons of the stage's records in `folders`, not yet arbitrated."""
-    reference, other = load_pair(folders, rung.name)
+    reference, other = load_judged(folders, rung.name, pair)
     if rung.stage == metric.STAGE:
         comparisons, remarks = judge_metric(reference, other, judging.tolerance)
         return replace(result, comparisons=comparisons, remarks=remarks)
@@ -93,7 +115,7 @@ def ask_arbiter(
     rung: Rung, result: StageResult, narrow: Folders, wide: Folders, pair: Pair, judging: Judging
 ) -> StageResult:
     """`result` after the float64 records in `wide` were asked about the float32 ones in `narrow`."""
-    single, double = load_pair(narrow, rung.name), load_pair(wide, rung.name)
+    single, double = (load_judged(folders, rung.name, pair) for folders in (narrow, wide))
     every = judging.arbiter == "always"
     comparisons = arbitrate(result.comparisons, single, double, pair.floors, every=every)
     if judging.strict:
@@ -147,7 +169,7 @@ def _accounts_for(comparison: Comparison, known: Mapping[str, str]) -> str | Non
 def _compare_parts(
     rung: Rung, folders: Folders, dtype: str, pair: Pair, judging: Judging
 ) -> list[Comparison]:
-    reference, other = load_pair(folders, f"{rung.name}-isolated")
+    reference, other = load_judged(folders, f"{rung.name}-isolated", pair)
     if rung.stage == metric.STAGE:
         return judge_metric(reference, other, judging.tolerance)[0]
     if dtype == "float64" and rung.modules:

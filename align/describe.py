@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from stdc_parity.align.result import Change, RunResult, StageResult, Verdict, WaiverUse
+from stdc_parity.align.spec import Own, RunSpec
 
 
 def describe_run(result: RunResult) -> str:
@@ -16,6 +18,24 @@ def describe_run(result: RunResult) -> str:
     wrong = [f"{count(len(bad), 'waiver')} out of order"] if bad else []
     wrong += [f"{count(len(changes), 'change')} since the baseline"] if changes else []
     return f"{line}, but {' and '.join(wrong)}" if wrong else line
+
+
+def describe_input(spec: RunSpec) -> str:
+    """What the networks are called with: the size of an image batch, or what was said of a pair of one's own."""
+    if spec.own is None:
+        return f"{spec.batch}x3x{spec.size[0]}x{spec.size[1]}"
+    return ", ".join(spec.own.inputs) or "the pair file's inputs"
+
+
+def own_options(own: Own) -> Iterator[str]:
+    """The options of a command that name a pair of one's own."""
+    options = [("--pair", own.file), ("--torch", own.torch), ("--paddle", own.paddle)]
+    options += [("--input", each) for each in own.inputs]
+    options += [("--torch-path", own.torch_path), ("--paddle-path", own.paddle_path)]
+    options += list(zip(("--args", "--torch-args", "--paddle-args"), own.arguments, strict=True))
+    options += list(zip(("--loss-torch", "--loss-paddle"), own.losses, strict=True))
+    options += [("--target", each) for each in own.target] + [("--rules", own.rules)]
+    yield from (f"{name} {shlex.quote(value)}" for name, value in options if value)
 
 
 def count(number: int, word: str) -> str:

@@ -22,8 +22,9 @@ Tensor = Any
 Names = Mapping[str, tuple[str, Kind]]
 """What a network's tensors are, by one side's names: the PyTorch name and the kind of each."""
 
-CallSeen = Callable[[Sequence[Any], Any], None]
-"""Called with a module's positional inputs (before it ran) and its output."""
+CallSeen = Callable[[Any, Any], None]
+"""Called with a module's inputs, a tuple or (with keyword arguments among them) a dict whose positional ones go by
+their number, and with its output."""
 
 
 class Framework(Protocol):
@@ -46,6 +47,12 @@ class Framework(Protocol):
 
     def is_tensor(self, value: object) -> bool:
         """Whether `value` is one of this framework's tensors."""
+
+    def is_network(self, value: object) -> bool:
+        """Whether `value` is one of this framework's modules."""
+
+    def seed(self, number: int) -> None:
+        """Seed what the framework draws from: initial weights, dropouts."""
 
     def set_dtype(self, network: Network, dtype: str) -> None:
         """Turn the network's floating-point parameters and buffers into `dtype`."""

@@ -203,7 +203,7 @@ def _of_classes(classes: Arrays, scene: Array | None, label: Array | None) -> li
 def _input_image(spec: RunSpec, pair: Pair) -> Array | None:
     """The network's first input as an RGB image uint8 (h, w, 3), if it is one."""
     drawn = (
-        pair.inputs(spec) if pair.inputs is not None else (seeded_image(spec.size, spec.batch, spec.seed),)
+        pair.inputs(spec) if callable(pair.inputs) else (seeded_image(spec.size, spec.batch, spec.seed),)
     )
     first = drawn[0]
     return _to_rgb(first[0].transpose(1, 2, 0)) if first.ndim == 4 and first.shape[1] == 3 else None

@@ -10,7 +10,7 @@ import numpy as np
 
 from stdc_parity.align.framework import Array
 from stdc_parity.align.judge import Tolerance, compare_records
-from stdc_parity.align.record import Record, Tap
+from stdc_parity.align.record import PLAIN, Record, Tap
 from stdc_parity.align.result import Comparison, Verdict
 
 MEAN_IOU = 1e-4
@@ -46,6 +46,8 @@ def judge_metric(
 def _rule(tap: Tap) -> Tolerance:
     if tap.kind == "score" and tap.name.startswith("network"):
         return Tolerance(atol=MEAN_IOU, rtol=0.0)
+    if tap.type == PLAIN:
+        return Tolerance(1e-5)
     return Tolerance(0.0) if tap.kind != "score" else Tolerance(atol=0.0, rtol=1e-12)
 
 

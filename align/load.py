@@ -6,6 +6,7 @@ import importlib
 from dataclasses import dataclass, replace
 
 from stdc_parity.align.framework import Array, Framework, Network
+from stdc_parity.align.own import own_pair
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.pairs import find_pair
 from stdc_parity.align.spec import RunSpec
@@ -39,6 +40,8 @@ def open_source(weights: str, key: str | None) -> Source:
 
 def resolve(spec: RunSpec) -> tuple[Pair, Source | None]:
     """The pair of a run and the checkpoint of its weights. Raises UsageError if they do not belong together."""
+    if spec.own is not None:
+        return own_pair(spec.own), None
     if spec.weights is None:
         if spec.converted is not None:
             raise UsageError("--converted needs --weights: the checkpoint that it was converted from")
@@ -57,6 +60,8 @@ def resolve(spec: RunSpec) -> tuple[Pair, Source | None]:
 
 def describe_weights(spec: RunSpec, source: Source | None, pair: Pair) -> str:
     """Where the weights of the pair come from, in words."""
+    if spec.own is not None:
+        return spec.weights or f"the torch side's own initialisation (seed {spec.seed})"
     if source is None:
         return f"seeded weights (seed {spec.seed})"
     given = {source.part + name for name in source.architecture.tensors}
@@ -68,7 +73,7 @@ def describe_weights(spec: RunSpec, source: Source | None, pair: Pair) -> str:
 
 def draw_inputs(pair: Pair, spec: RunSpec) -> list[Array]:
     """What the pair's network is called with; floating-point arrays are in the dtype of `spec`."""
-    arrays = pair.inputs(spec) if pair.inputs is not None else (seeded_image(spec.size, spec.batch, spec.seed),)
+    arrays = pair.inputs(spec) if callable(pair.inputs) else (seeded_image(spec.size, spec.batch, spec.seed),)
     return [in_dtype(array, spec.dtype) for array in arrays]
 
 

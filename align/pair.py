@@ -18,13 +18,17 @@ from stdc_parity.align.spec import RunSpec
 from stdc_parity.converters.architecture import Architecture, Side
 
 Place = Mapping[Side, str]
-"""Where something is on each side: `package.module:name`, or `package.module` for a whole module. It is imported
-in that side's own process only. Port bugs and tests replace names in it by the last part of the module's name."""
+"""Where something is on each side: `package.module:name`, or `package.module` for a whole module; in a pair of one's
+own `path/to/file.py:name` too. It is imported in that side's own process only. Port bugs and tests replace names in
+it by the last part of the module's name."""
 
 Follows = Sequence[tuple[str, str]]
 """Rows of (taps, what they follow from), as regular expressions for whole names."""
 
 PartName = Literal["loss", "optimizer", "schedule", "metric", "data"]
+
+Text = str | Sequence[str]
+"""A line, or several, as `inputs.read_input` takes them."""
 
 Case = Callable[[RunSpec, int], tuple[tuple[Array, ...], Any]]
 """`case(spec, first)` draws a batch from item number `first` on: what the network is called with, and the loss's
@@ -122,6 +126,20 @@ MetricProbe = Callable[[MetricBench], None]
 
 
 @dataclass(frozen=True)
+class PlainOptimizer:
+    """An optimizer of the framework's own: what is at `place`, called with the network, returns a torch.optim or
+    paddle.optimizer one, or a tuple of it and its learning rate scheduler (which steps once an iteration).
+
+    `iterations` are those that the schedule rung follows; None if there is no schedule. `lr` is the base learning
+    rate of the optimizer rung.
+    """
+
+    place: Place
+    iterations: int | None = None
+    lr: float = 1e-2
+
+
+@dataclass(frozen=True)
 class MetricPart:
     """The metric: at `place` is a module with the functions of `models_torch.metrics`: `confusion_matrix`,
     `per_class_iou`, `mean_iou`, `pixel_accuracy`, `single_scale_logits`, `evaluate_single_scale`; and if
@@ -136,6 +154,24 @@ class MetricPart:
     scales: Sequence[float] = (1.0,)
     several_scales: Sequence[float] = ()
     after: MetricProbe | None = None
+
+
+@dataclass(frozen=True)
+class PlainMetric:
+    """A metric that is a function: `metric(outputs, target)` with what the network returned and the batch's target
+    gives a number, an array, a tensor, or a dict or tuple of them. It is asked about seeded outputs, where both sides
+    must say the same, and about the network's own."""
+
+    place: Place
+
+
+@dataclass(frozen=True)
+class PlainData:
+    """A loader: what is at `place`, called without arguments, can be looped over for batches (tensors or arrays, in
+    tuples, lists or dicts). The first `batches` of two epochs are compared."""
+
+    place: Place
+    batches: int = 4
 
 
 @dataclass(frozen=True)
@@ -159,14 +195,16 @@ class Recipe:
     """How a pair is trained and measured, part by part. Rungs whose part is None are left out.
 
     `case` draws a training batch, by default street-like scenes with train ids 0 to 18, of which those from
-    `num_classes` on and unlabelled pixels are `ignored`.
+    `num_classes` on and unlabelled pixels are `ignored`. In a pair of one's own, `target` says in lines as
+    `inputs.py` reads them what the loss is given beside the outputs, and the batch's inputs are the pair's.
     """
 
     loss: LossPart | None = None
-    optimizer: OptimizerPart | None = None
-    metric: MetricPart | None = None
-    data: DataPart | None = None
+    optimizer: OptimizerPart | PlainOptimizer | None = None
+    metric: MetricPart | PlainMetric | None = None
+    data: DataPart | PlainData | None = None
     case: Case | None = None
+    target: Text = ()
     num_classes: int | None = None
     ignored: int = 255
 
@@ -193,20 +231,32 @@ class Pair:
     `floors` are known differences of the two frameworks that remain in float64. `recipe` is how the pair is
     trained and measured; without one there are only the weights, forward and backward stages, the last from a
     seeded projection of the outputs.
+
+    The rest is for pairs of one's own (`--pair path/to/pair.py`, docs/bring-your-own.md), whose `inputs` are lines as
+    `inputs.py` reads them: `paths` are folders that come first where a side imports from, relative to the pair's
+    file; `names` maps paths of modules on torch's side to those on Paddle's; `rules` is a rules file for
+    the weights. Their outputs may have no names, and their stages are the modules directly below the network.
+    `places` are where the inputs go, as `inputs.arrange` takes them; () if all are positional. `own` tells such a
+    pair from ours; whoever loads it fills both in.
     """
 
     name: str
     builders: Place
-    architecture: Architecture | None
-    outputs: tuple[str, ...]
-    stages: tuple[str, ...]
+    architecture: Architecture | None = None
+    outputs: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
     size: tuple[int, int] = (512, 1024)
     method: str = "forward"
     arguments: Mapping[str, object] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
-    inputs: Callable[[RunSpec], tuple[Array, ...]] | None = None
+    inputs: Callable[[RunSpec], tuple[Array, ...]] | Text | None = None
     floors: Sequence[Floor] = ()
     recipe: Recipe | None = None
+    paths: Mapping[Side, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    rules: str = ""
+    places: tuple[str, ...] = ()
+    own: bool = False
 
     def lacks(self, parts: Sequence[PartName]) -> list[PartName]:
         """Those of `parts` that the pair's recipe does not have."""

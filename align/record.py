@@ -25,6 +25,10 @@ TapKind = Literal[
 ]  # fmt: skip
 
 
+PLAIN = "plain"
+"""The type of taps of a user's own loader or metric, which compute in whatever precision they like."""
+
+
 @dataclass(frozen=True)
 class Tap:
     """One named tensor of a record.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stdc_parity.align.describe import describe_baseline, describe_run, describe_waivers
+from stdc_parity.align.describe import describe_baseline, describe_input, describe_run, describe_waivers
 from stdc_parity.align.evidence import Evidence, Picture
 from stdc_parity.align.ladder import RUNGS
 from stdc_parity.align.majority import describe_majority
@@ -116,7 +116,7 @@ def _facts(result: RunResult) -> Iterator[tuple[str, str]]:
     spec = result.spec
     yield "pair", spec.pair
     yield "weights", result.weights
-    yield "input", f"{spec.batch}×3×{spec.size[0]}×{spec.size[1]} {spec.dtype}"
+    yield "input", f"{describe_input(spec).replace('x', '×')} {spec.dtype}"
     yield "options", f"{spec.mode} mode · seed {spec.seed} · taps {spec.taps} · base {spec.base}"
     if spec.plant:
         yield "planted", ", ".join(spec.plant)

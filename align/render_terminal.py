@@ -9,9 +9,11 @@ from rich.text import Text
 
 from stdc_parity.align.describe import (
     describe_baseline,
+    describe_input,
     describe_left_out,
     describe_run,
     describe_waivers,
+    own_options,
     waived_taps,
 )
 from stdc_parity.align.ladder import RUNGS
@@ -43,7 +45,7 @@ MAX_BLAMED = 5
 def render(result: RunResult, console: Console, *, verbose: bool = False) -> None:
     """Print the run: what was compared, a row for each stage of the network, the verdict and what to do."""
     spec = result.spec
-    shape = f"{spec.batch}x3x{spec.size[0]}x{spec.size[1]}"
+    shape = describe_input(spec)
     console.print(Text(f"{spec.pair} · {shown(result.weights, 200)}"), soft_wrap=True)
     console.print(Text(f"{shape} {spec.dtype} · {spec.mode} mode · seed {spec.seed}"), soft_wrap=True)
     facts = {side: each for stage in result.stages[::-1] for side, each in stage.facts.items()}
@@ -353,12 +355,13 @@ def next_command(stage: StageResult, result: RunResult) -> str:
     rung = RUNGS[stage.stage]
     needed = any(before.stage in rung.needs and not before for before in result.stages)
     name = "forward --mode train" if stage.stage == "forward-train" else stage.stage
-    words = [
-        f"stdc-align {'all' if needed else name} --pair {spec.pair} --size {spec.size[0]}x{spec.size[1]}"
-    ]
-    words += (
-        [f"--batch {(spec if needed else rung.spec(spec)).batch}"] if not needed or spec.exact_batch else []
-    )
+    command = f"stdc-align {'all' if needed else name}"
+    if spec.own is not None:
+        words = [command, *own_options(spec.own)]
+    else:
+        words = [f"{command} --pair {spec.pair} --size {spec.size[0]}x{spec.size[1]}"]
+        taken = (spec if needed else rung.spec(spec)).batch
+        words += [f"--batch {taken}"] if not needed or spec.exact_batch else []
     words += [f"--seed {spec.seed}"]
     words += [f"--weights {spec.weights}"] if spec.weights else []
     words += [f"--converted {spec.converted}"] if spec.converted else []

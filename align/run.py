@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stdc_parity.align import pairs
+from stdc_parity.align.carry import prepare
 from stdc_parity.align.compare import (
     REFERENCE,
     SIDES,
@@ -29,11 +30,12 @@ from stdc_parity.align.gather import gather
 from stdc_parity.align.ladder import CONTROL, RUNGS, Rung
 from stdc_parity.align.load import describe_weights, open_source, resolve
 from stdc_parity.align.localise import own
+from stdc_parity.align.own import name_of
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.progress import Silent
 from stdc_parity.align.result import Failure, RunResult, StageResult
 from stdc_parity.align.sides import FILE_SIDES, Worker, default_threads, open_sides
-from stdc_parity.align.spec import RunSpec, Side
+from stdc_parity.align.spec import Own, RunSpec, Side
 from stdc_parity.align.stages import loss, metric, weights
 from stdc_parity.align.waivers import account_for, apply_waivers
 from stdc_parity.converters.errors import ParityError, UsageError
@@ -54,12 +56,22 @@ SILENT = Silent()
 
 
 def choose_spec(
-    *, pair: str | None, size: tuple[int, int] | None, batch: int | None, weights: str | None, **options: Any
+    *,
+    pair: str | None,
+    size: tuple[int, int] | None,
+    batch: int | None,
+    weights: str | None,
+    own: Own | None = None,
+    **options: Any,
 ) -> RunSpec:
     """A run's options with the open ones filled in: the pair that fits the weights, its size, its batch.
 
     Raises UsageError for an unknown pair and CheckpointError for weights that cannot be read.
     """
+    if own is not None:
+        return RunSpec(
+            pair=name_of(own), size=(0, 0), batch=1, exact_batch=True, weights=weights, own=own, **options
+        )
     if pair is None and weights is not None:
         name = open_source(weights, options["key"]).architecture.name
         pair = name if name in pairs.names() else None
@@ -127,8 +139,29 @@ def climb(
 ) -> RunResult:
     """`run_rungs` with processes that are open already; `stop_early` ends it with the first rung that fails."""
     pair, source = resolve(spec)  # while the sides import
-    possible = possible_rungs(names, pair, spec.size)
     said = describe_weights(spec, source, pair)
+    with tempfile.TemporaryDirectory() as folder:
+        if spec.own is not None:
+            progress.begin("", "both sides build their networks")
+            mine = {side: process for side, process in processes.items() if side == "torch" or side == "paddle"}
+            pair = prepare(mine, spec, pair, Path(folder))
+        return _climb_known(processes, names, spec, judging, pair, said, progress, stop_early, repro, evidence)
+
+
+def _climb_known(
+    processes: Mapping[Side, Worker],
+    names: Sequence[str],
+    spec: RunSpec,
+    judging: Judging,
+    pair: Pair,
+    said: str,
+    progress: Silent,
+    stop_early: bool,
+    repro: Path | None,
+    evidence: bool,
+) -> RunResult:
+    """`climb` with the pair ready on both sides; rungs that it cannot climb are left out."""
+    possible = possible_rungs(names, pair, spec.size)
     options = {"stop_early": stop_early, "evidence": evidence}
     result = climb_pair(processes, possible, spec, judging, pair, said, progress, repro=repro, **options)
     return replace(result, left_out=left_out(names, pair))

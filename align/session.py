@@ -13,7 +13,7 @@ from stdc_parity.align.framework import Array, Framework, Network
 from stdc_parity.align.load import build_network, draw_inputs, in_dtype, resolve, seeded_state, side_weights
 from stdc_parity.align.pair import Pair, Place, Recipe
 from stdc_parity.align.record import Record, hash_arrays
-from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.spec import Own, RunSpec
 from stdc_parity.converters.architecture import is_transposed
 from stdc_parity.converters.errors import UsageError
 from stdc_parity.fixtures import scenes
@@ -32,6 +32,7 @@ class Session:
         self.framework = framework
         self.lent: Record | None = None
         self.benches: dict[str, Any] = {}
+        self.other: tuple[Own, Session] | None = None
         self._initial: Mapping[str, Array] = {}
         self._networks: dict[tuple[RunSpec, str], tuple[Network, Mapping[str, Array]]] = {}
         self._weights: dict[RunSpec, tuple[Pair, Mapping[str, Array] | None, str]] = {}
@@ -207,4 +208,5 @@ def _weights_key(spec: RunSpec) -> RunSpec:
         seed=spec.seed,
         plant=spec.plant,
         converted=spec.converted,
+        own=spec.own,
     )

@@ -59,6 +59,8 @@ def run_sides(
     """
     if tuple(sides) == SIDES:
         return run_rungs(names, spec, judging, threads, progress, repro=repro, evidence=evidence)
+    if spec.own is not None:
+        raise UsageError("a pair of one's own has the sides torch and paddle", "Leave out --sides.")
     check_rungs(sides, names)
     progress.begin("", "the sides import what they compute with")
     with (

@@ -197,8 +197,8 @@ class Tracer:
 
     def module(self, module: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run and record one call of a module below the root, or of the root."""
-        if module is self._root and self._inside == 1 and not kwargs and id(module) not in self._paths:
-            return self.whole(lambda *given: function(module, *given), args)
+        if module is self._root and self._inside == 1 and id(module) not in self._paths:
+            return self.whole(lambda *given: function(module, *given, **kwargs), args)
         path = self._paths.get(id(module))
         if self._inside or path is None:
             return function(module, *args, **kwargs)

@@ -21,6 +21,8 @@ from stdc_parity.align.derivation.job import derive
 from stdc_parity.align.export.job import export
 from stdc_parity.align.framework import load_framework
 from stdc_parity.align.ladder import CAPTURES, REPLAYS
+from stdc_parity.align.own_session import OwnSession, session_of
+from stdc_parity.align.places import describe, frames_of
 from stdc_parity.align.record import Record, load_record, save_record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
@@ -30,6 +32,25 @@ from stdc_parity.align.stages.explain import explain, explain_loss, explain_metr
 from stdc_parity.align.tracing import Edit
 from stdc_parity.converters.errors import ParityError
 from stdc_parity.fixtures.portbugs import touched
+
+
+def _save_initial(session: OwnSession, spec: RunSpec, job: Mapping[str, Any]) -> dict[str, Any]:
+    save_record(session.initial_record(spec), Path(job["run"]))
+    return {}
+
+
+def _set_up(session: OwnSession, spec: RunSpec, job: Mapping[str, Any]) -> dict[str, Any]:
+    session.set_up(job)
+    return {}
+
+
+OWN: Mapping[str, Callable[[OwnSession, RunSpec, Mapping[str, Any]], dict[str, Any]]] = {
+    "own-table": lambda session, spec, job: {"table": session.table(spec)},
+    "own-initial": _save_initial,
+    "own-setup": _set_up,
+    "own-calls": lambda session, spec, job: {"calls": session.calls(spec)},
+}
+"""What a side of a pair of one's own does before the rungs."""
 
 
 def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,7 +63,10 @@ def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
         return derive(session.benches, session.framework, job)
     spec = RunSpec.from_json(job["spec"])
     if job["do"] == "cost":
-        return {"cost": measure(session, spec).to_json()}
+        return {"cost": measure(session_of(session, spec), spec).to_json()}
+    session = session_of(session, spec)
+    if isinstance(session, OwnSession) and job["do"] in OWN:
+        return OWN[job["do"]](session, spec, job)
     if job["do"] == "export":
         return export(session, spec, job)
     run = Path(job["run"])
@@ -84,14 +108,9 @@ def answer(session: Any, job: Mapping[str, Any], doing: Doing = do) -> dict[str,
         return {"ok": True, **doing(session, job)}
     except ParityError as error:
         return {"ok": False, "kind": type(error).__name__, "message": error.message, "note": error.note}
-    except Exception as error:  # whatever a network's own code raises is a finding about that side
-        where = traceback.format_exc(limit=-4)
-        return {
-            "ok": False,
-            "kind": "Exception",
-            "message": f"{type(error).__name__}: {error}",
-            "note": where,
-        }
+    except (Exception, SystemExit) as error:  # whatever a network's own code raises is a finding about that side
+        where = "".join(traceback.format_list(frames_of(error))) or traceback.format_exc(limit=-4)
+        return {"ok": False, "kind": "Exception", "message": describe(error), "note": where.rstrip()}
 
 
 INTERVAL = 0.1

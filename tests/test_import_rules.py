@@ -130,6 +130,8 @@ def tops(path, **options):
 
 CAPTURES = {
     "align/capture_torch.py": {"torch"},
+    "align/capture_optimizer_torch.py": {"torch"},
+    "align/capture_optimizer_paddle.py": {"paddle"},
     "align/trace_torch.py": {"torch"},
     "align/trace_paddle.py": {"paddle"},
     "align/capture_paddle.py": {"paddle"},

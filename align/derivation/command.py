@@ -35,7 +35,7 @@ def jobs_of_pair(
     jobs = {side: {"builder": pair.builders[side], "arguments": dict(pair.arguments), "method": method}
             for side in SIDES}  # fmt: skip
     spec = RunSpec(name, size or pair.size, batch=batch, seed=seed, base=base)
-    inputs = pair.inputs(spec) if pair.inputs is not None else (seeded_image(spec.size, batch, seed),)
+    inputs = pair.inputs(spec) if callable(pair.inputs) else (seeded_image(spec.size, batch, seed),)
     return jobs, list(inputs)
 
 

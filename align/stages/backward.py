@@ -11,11 +11,19 @@ import numpy as np
 from stdc_parity.align.framework import Array, Names
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record
-from stdc_parity.align.recorder import Recorder, tensors_in
+from stdc_parity.align.recorder import Recorder, arguments_of, inputs_of, tensors_in
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.align.stages.forward import call, outputs_of
-from stdc_parity.align.stages.loss import Projection, build_loss, loss_parameters
+from stdc_parity.align.stages.forward import call, named_outputs
+from stdc_parity.align.stages.loss import (
+    PlainLoss,
+    Projection,
+    build_loss,
+    for_loss,
+    kind_of_loss,
+    loss_parameters,
+    to_tensors,
+)
 from stdc_parity.converters.architecture import Side, is_transposed
 
 STAGE = "backward"
@@ -41,17 +49,18 @@ def capture(session: Session, spec: RunSpec) -> Record:
     inputs = [framework.variable(array) for array in arrays]
     for number, tensor in enumerate(inputs):
         _keeper(session, f"input{number or ''}", gradients)((), tensor)
-    outputs = outputs_of(call(network, pair, [tensor.clone() for tensor in inputs]))
-    for name, output in zip(pair.outputs, outputs, strict=False):
+    result = call(network, pair, [tensor.clone() for tensor in inputs])
+    for name, output in named_outputs(pair, result):
         _keeper(session, name, gradients)((), output)
-    total, terms = loss(outputs, framework.to_tensor(target))
+    total, terms = loss(for_loss(result), to_tensors(framework, target))
     for stop in stops:
         stop()
     # A projection is no part of the pair: its signed sums may cancel, and then are nothing but rounding.
     judged = {} if isinstance(loss, Projection) else {"total": total, **terms}
     for name, term in judged.items():
-        recorder.add(f"loss {name}", "loss", "loss", type(loss).__name__, term)
-    framework.backward(total)
+        recorder.add(f"loss {name}", "loss", "loss", kind_of_loss(loss), term)
+    if framework.learns(total):
+        framework.backward(total)
     parameters = {**framework.parameters(network), **loss_parameters(framework, loss)}
     found = {name: framework.gradient(parameter) for name, parameter in parameters.items()}
     names = framework.official_names(network)
@@ -60,7 +69,8 @@ def capture(session: Session, spec: RunSpec) -> Record:
         for name, a in found.items()
         if a is not None
     }
-    _add_in_order(recorder, pair, gradients, present)
+    names_of_outputs = pair.outputs or [name for name in gradients if name.partition("[")[0] == "output"]
+    _add_in_order(recorder, pair, names_of_outputs, gradients, present)
     return recorder.record(STAGE)
 
 
@@ -83,9 +93,13 @@ def _keeper(session: Session, name: str, gradients: dict[str, Array]) -> Any:
 
 
 def _add_in_order(
-    recorder: Recorder, pair: Pair, gradients: dict[str, Array], parameters: dict[str, Array]
+    recorder: Recorder,
+    pair: Pair,
+    outputs: Sequence[str],
+    gradients: dict[str, Array],
+    parameters: dict[str, Array],
 ) -> None:
-    for name in reversed(pair.outputs):
+    for name in reversed(outputs):
         if name in gradients:
             recorder.add_array(f"grad {name}", "gradient", gradients.pop(name))
     for stage in reversed(pair.stages):
@@ -108,9 +122,9 @@ def capture_calls(session: Session, spec: RunSpec) -> Record:
     stops = []
 
     def watch(path: str, module: Any) -> None:
-        def seen(inputs: Sequence[Any], result: Any) -> None:
+        def seen(inputs: Any, result: Any) -> None:
             name = recorder.call_name(path)
-            recorder.add(f"{name} input", "input", path, type(module).__name__, tuple(inputs), share=True)
+            recorder.add_inputs(name, path, type(module).__name__, inputs)
             gradients: dict[str, Array] = {}
             _keeper(session, "", gradients)((), result)
             pending.append((name, path, gradients))
@@ -121,17 +135,19 @@ def capture_calls(session: Session, spec: RunSpec) -> Record:
         if path:
             watch(path, module)
     arrays, labels = session.training_case(spec)
-    inputs, target = [framework.variable(array) for array in arrays], framework.to_tensor(labels)
-    outputs = outputs_of(call(network, pair, [tensor.clone() for tensor in inputs]))
+    inputs, target = [framework.variable(array) for array in arrays], to_tensors(framework, labels)
+    result = call(network, pair, [tensor.clone() for tensor in inputs])
+    outputs = [tensor for _, tensor in tensors_in(result, framework)]
     recorder.add("network input", "input", "network", type(network).__name__, inputs)
     gradients: dict[str, Array] = {}
     _keeper(session, "", gradients)((), outputs)
     pending.append(("network", "network", gradients))
-    recorder.add("loss input", "input", "loss", type(loss).__name__, (*outputs, target))
+    recorder.add_inputs("loss", "loss", kind_of_loss(loss), {"outputs": for_loss(result), "target": target})
     for stop in stops:
         stop()
-    total, _ = loss(outputs, target)
-    framework.backward(total)
+    total, _ = loss(for_loss(result), target)
+    if framework.learns(total):
+        framework.backward(total)
     for name, path, kept in pending:
         for suffix, array in kept.items():
             recorder.add_array(f"{name} gradient{suffix}", "input", array, path)
@@ -158,19 +174,17 @@ def replay_modules(session: Session, spec: RunSpec, modules: Mapping[str, Any], 
     """`replay` with given modules by their paths."""
     pair = session.pair(spec)
     recorder = Recorder(session.framework)
-    calls: dict[str, tuple[str, list[Array], dict[str, Array]]] = {}
+    calls = inputs_of(reference)
+    given: dict[str, dict[str, Array]] = {}
     for tap in reference.taps:
-        for what in (" input", " gradient"):
-            name, found, suffix = tap.name.rpartition(what)
-            if found:
-                _, inputs, gradients = calls.setdefault(name, (tap.path, [], {}))
-                if what == " input":
-                    inputs.append(reference.arrays[tap.name])
-                else:
-                    gradients[suffix] = reference.arrays[tap.name]
-    for name, (path, inputs, gradients) in reversed(calls.items()):
+        name, found, suffix = tap.name.rpartition(" gradient")
+        if found:
+            calls.setdefault(name, (tap.path, {}))
+            given.setdefault(name, {})[suffix] = reference.arrays[tap.name]
+    for name, (path, inputs) in reversed(calls.items()):
+        gradients = given.get(name, {})
         if path in modules and (gradients or path == "loss"):
-            own = _own_gradients(session, pair, path, modules[path], inputs, gradients)
+            own = _own_gradients(session, pair, (path, modules[path]), (reference, name, inputs), gradients)
             for key, array in own.items():
                 kind = type(modules[path]).__name__
                 recorder.add_array(f"own grad {name} {key}", "gradient", array, path, kind)
@@ -178,28 +192,44 @@ def replay_modules(session: Session, spec: RunSpec, modules: Mapping[str, Any], 
 
 
 def _own_gradients(
-    session: Session, pair: Pair, path: str, module: Any, inputs: list[Array], gradients: dict[str, Array]
+    session: Session,
+    pair: Pair,
+    of: tuple[str, Any],
+    called: tuple[Record, str, dict[str, Array]],
+    gradients: dict[str, Array],
 ) -> dict[str, Array]:
-    """The gradients of a module's inputs and own parameters, for given inputs and gradients of its outputs."""
-    framework = session.framework
-    tensors = [framework.variable(array) for array in inputs]
-    before = framework.state(module)
+    """The gradients of a module's inputs and own parameters, for given gradients of its outputs.
+
+    `of` is the module with its path, `called` the record of calls, this one's name and inputs by their places.
+    """
+    framework, (path, loss), (reference, name, inputs) = session.framework, of, called
+    module = loss.loss if isinstance(loss, PlainLoss) else loss
+    is_network = framework.is_network(module)
+    tensors = {suffix: framework.variable(array) for suffix, array in inputs.items()}
+    before = framework.state(module) if is_network else {}
     if path == "loss":
-        result = module(tensors[:-1], tensors[-1])[0]
-        given = [(result, np.ones((), inputs[0].dtype))]
+        _, both = arguments_of(reference, name, tensors)
+        result = loss(both["outputs"], both["target"])[0]
+        given = [(result, np.ones((), framework.to_array(result).dtype))]
     else:
-        copies = [tensor.clone() for tensor in tensors]  # a leaf cannot be changed in place
-        result = call(module, pair, copies) if path == "network" else module(*copies)
-        found = tensors_in(outputs_of(result) if path == "network" else result, framework)
+        copies = {suffix: tensor.clone() for suffix, tensor in tensors.items()}  # a leaf cannot be changed in place
+        if path == "network":
+            result = [tensor for _, tensor in tensors_in(call(module, pair, list(copies.values())), framework)]
+        else:
+            positional, named = arguments_of(reference, name, copies)
+            result = module(*positional, **named)
+        found = tensors_in(result, framework)
         given = [(tensor, gradients[suffix]) for suffix, tensor in found if suffix in gradients]
-    own = {key: value for key, value in framework.parameters(module).items() if "." not in key}
-    wanted = {f"input[{i}]": tensor for i, tensor in enumerate(tensors) if inputs[i].dtype.kind == "f"} | own
+    own = {key: value for key, value in framework.parameters(module).items() if "." not in key} if is_network else {}
+    floating = [(i, suffix) for i, suffix in enumerate(tensors) if inputs[suffix].dtype.kind == "f"]
+    wanted = {f"input[{i}]": tensors[suffix] for i, suffix in floating} | own
     if not wanted or not given:
         return {}
     seeds = [framework.to_tensor(array) for _, array in given]
     arrays = framework.vjp([tensor for tensor, _ in given], list(wanted.values()), seeds)
-    framework.load(module, before)
-    names = framework.official_names(module)
+    if is_network:
+        framework.load(module, before)
+    names = framework.official_names(module) if is_network else {}
     return {
         names[key][0] if key in names else key: to_official(framework.SIDE, names, key, array)
         for key, array in zip(wanted, arrays, strict=True)

@@ -8,18 +8,19 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 import numpy as np
 
 from stdc_parity.align.framework import Array
-from stdc_parity.align.pair import DataPart
+from stdc_parity.align.pair import DataPart, PlainData
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.stages.plain import add_batches
 
 STAGE = "data"
 CALLS = "data-calls"
@@ -30,7 +31,10 @@ TRACED = 4
 
 def capture(session: Session, spec: RunSpec) -> Record:
     """Record traces of the first samples, then two epochs of training batches and the validation batches."""
-    recorder = Recorder(session.framework)
+    recorder, part = Recorder(session.framework), session.recipe(spec).data
+    if isinstance(part, PlainData):
+        add_batches(session, spec, part, recorder)
+        return recorder.record(STAGE)
     with _opened(session, spec) as sets:
         for sample, index in _traced(sets["train"]):
             for name, array in sets["train"].trace(index).items():
@@ -42,6 +46,8 @@ def capture(session: Session, spec: RunSpec) -> Record:
 def capture_calls(session: Session, spec: RunSpec) -> Record:
     """Record what each transform of the first samples is given, and the random choices from there on."""
     recorder = Recorder(session.framework)
+    if isinstance(session.recipe(spec).data, PlainData):
+        return recorder.record(CALLS)
     choices = session.module(spec, _part(session, spec).place).choices
     with _opened(session, spec) as sets:
         training = sets["train"]
@@ -66,6 +72,8 @@ def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
     first one makes its own choices), the conversion to arrays the reference's last sample, the loader samples
     that say no more than their number.
     """
+    if isinstance(session.recipe(spec).data, PlainData):
+        return replace(capture(session, spec), stage=ISOLATED)
     recorder, part = Recorder(session.framework), _part(session, spec)
     data, sample_of = session.module(spec, part.place), session.module(spec, part.transforms).Sample
     with _opened(session, spec) as sets:
@@ -106,7 +114,7 @@ def _opened(session: Session, spec: RunSpec) -> Iterator[dict[str, Any]]:
 
 def _part(session: Session, spec: RunSpec) -> DataPart:
     part = session.recipe(spec).data
-    assert part is not None
+    assert isinstance(part, DataPart)
     return part
 
 

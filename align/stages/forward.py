@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from stdc_parity.align.framework import Array, Framework, Network
+from stdc_parity.align.framework import Framework, Network
+from stdc_parity.align.inputs import arrange
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record
-from stdc_parity.align.recorder import Recorder
+from stdc_parity.align.recorder import Recorder, arguments_of, inputs_of
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
 
@@ -20,13 +21,23 @@ ISOLATED = "forward-isolated"
 
 
 def call(network: Network, pair: Pair, inputs: Sequence[Any]) -> Any:
-    """One forward pass as the pair defines it."""
-    return network(*inputs) if pair.method == "forward" else getattr(network, pair.method)(*inputs)
+    """One forward pass as the pair defines it, of the inputs in the order in which it draws them."""
+    positional, named = arrange(pair.places, inputs)
+    method = network if pair.method == "forward" else getattr(network, pair.method)
+    return method(*positional, **named)
 
 
 def outputs_of(result: Any) -> list[Any]:
     """What a network returned, as a list."""
     return list(result) if isinstance(result, list | tuple) else [result]
+
+
+def named_outputs(pair: Pair, result: Any) -> list[tuple[str, Any]]:
+    """What a network returned by the pair's names for it; as "output" if the pair has none, whatever its nesting."""
+    if not pair.outputs:
+        return [("output", result)]
+    known = [*pair.outputs, *(f"output{i}" for i in range(len(pair.outputs), len(outputs_of(result))))]
+    return list(zip(known, outputs_of(result), strict=False))
 
 
 def capture(session: Session, spec: RunSpec) -> Record:
@@ -85,33 +96,30 @@ def replay_modules(session: Session, spec: RunSpec, modules: Mapping[str, Any], 
     """`replay` with given modules by their paths, the network itself being ""."""
     framework, pair = session.framework, session.pair(spec)
     recorder = Recorder(framework)
-    calls: dict[str, list[Array]] = {}
-    paths: dict[str, str] = {}
-    for tap in reference.taps:
-        if tap.kind == "input":
-            name = tap.name.rpartition(" input")[0]
-            calls.setdefault(name, []).append(reference.arrays[tap.name])
-            paths[name] = tap.path
-    for name, arrays in calls.items():
-        module = modules.get(paths[name])
+    for name, (path, arrays) in inputs_of(reference).items():
+        module = modules.get(path)
         if module is None:
             continue
-        inputs = [framework.to_tensor(array) for array in arrays]
+        inputs = {suffix: framework.to_tensor(array) for suffix, array in arrays.items()}
         before = framework.state(module) if module.training else {}
         if before:
-            _add_statistics_before(recorder, framework, module, paths[name], name)
+            _add_statistics_before(recorder, framework, module, path, name)
         with framework.no_grad():
-            result = module(*inputs) if paths[name] else call(module, pair, inputs)
-        if paths[name]:
-            recorder.add(name, "module", paths[name], type(module).__name__, result)
+            if path:
+                positional, named = arguments_of(reference, name, inputs)
+                result = module(*positional, **named)
+            else:
+                result = call(module, pair, list(inputs.values()))
+        if path:
+            recorder.add(name, "module", path, type(module).__name__, result)
         else:
             _add_outputs(recorder, module, pair, result)
         if before:
-            _add_own_statistics(recorder, framework, module, paths[name], name)
-            _add_inner_statistics(recorder, framework, module, paths[name], name)
+            _add_own_statistics(recorder, framework, module, path, name)
+            _add_inner_statistics(recorder, framework, module, path, name)
             framework.load(module, before)
         if spec.mode == "train":
-            _add_dropout(recorder, framework, module, paths[name], name)
+            _add_dropout(recorder, framework, module, path, name)
     return recorder.record(ISOLATED)
 
 
@@ -132,18 +140,18 @@ def tapped_modules(framework: Framework, network: Network, pair: Pair, level: st
 def _watch(framework: Framework, module: Any, path: str, recorder: Recorder, *, inputs: bool) -> Any:
     kind = type(module).__name__
 
-    def seen(given: Sequence[Any], result: Any) -> None:
+    def seen(given: Any, result: Any) -> None:
         name = recorder.call_name(path)
         if inputs:
-            recorder.add(f"{name} input", "input", path, kind, given, share=True)
+            recorder.add_inputs(name, path, kind, given)
         recorder.add(name, "module", path, kind, result, share=inputs)
 
     return framework.watch(module, seen)
 
 
 def _add_outputs(recorder: Recorder, network: Network, pair: Pair, result: Any) -> None:
-    for i, value in enumerate(outputs_of(result)):
-        recorder.add(output_name(pair, i), "output", "", type(network).__name__, value)
+    for name, value in named_outputs(pair, result):
+        recorder.add(name, "output", "", type(network).__name__, value)
 
 
 def _add_statistics(recorder: Recorder, framework: Framework, network: Network) -> None:

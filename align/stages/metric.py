@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from stdc_parity.align.framework import Array, Framework, Network
-from stdc_parity.align.pair import MetricBench, MetricPart
+from stdc_parity.align.pair import MetricBench, MetricPart, PlainMetric
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.align.stages.loss import seeded_logits
+from stdc_parity.align.stages.plain import add_metric
 
 STAGE = "metric"
 CALLS = "metric-calls"
@@ -31,7 +32,17 @@ def capture(session: Session, spec: RunSpec) -> Record:
     For the network's predictions the margin between the two best classes goes along, so that a pixel that
     another class wins can be held against it.
     """
+    part = session.recipe(spec).metric
+    if isinstance(part, PlainMetric):
+        return _plain(session, spec, part, STAGE)
     return replace(_measured(session, spec, session.network), stage=STAGE)
+
+
+def _plain(session: Session, spec: RunSpec, part: PlainMetric, stage: str) -> Record:
+    """A metric that is a function; by itself it is judged on seeded outputs alone."""
+    recorder = Recorder(session.framework)
+    add_metric(session, spec, part, recorder, network=stage == STAGE)
+    return recorder.record(stage)
 
 
 def capture_calls(session: Session, spec: RunSpec) -> Record:
@@ -41,7 +52,9 @@ def capture_calls(session: Session, spec: RunSpec) -> Record:
 
 def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
     """Record the same as `capture`, with a network that both sides share."""
-    classes = session.classes(spec)
+    part, classes = session.recipe(spec).metric, session.recipe(spec).num_classes or 0
+    if isinstance(part, PlainMetric):
+        return _plain(session, spec, part, ISOLATED)
 
     def shared(wanted: RunSpec) -> _Shared:
         return _Shared(session.framework, classes, wanted.seed, wanted.mode == "train")
@@ -97,7 +110,7 @@ def _measured(session: Session, spec: RunSpec, build: Callable[[RunSpec], Networ
 
 def _part(session: Session, spec: RunSpec) -> MetricPart:
     part = session.recipe(spec).metric
-    assert part is not None
+    assert isinstance(part, MetricPart)
     return part
 
 

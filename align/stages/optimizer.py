@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from stdc_parity.align import plain_optimizer
 from stdc_parity.align.framework import Array, Framework, Names, Network
+from stdc_parity.align.pair import PlainOptimizer
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
@@ -35,6 +37,8 @@ def build_optimizer(
     """This side's optimizer with the recipe's settings for a short run; a short warm-up, so that the rate moves
     with every step. `iterations` are by default four times the steps of `spec`."""
     part = session.recipe(spec).optimizer
+    if isinstance(part, PlainOptimizer):
+        return plain_optimizer.PlainOptimizer(session.framework, session.part(spec, part.place)(network), network)
     assert part is not None
     settings = part.short(lr, warmup, iterations or 4 * spec.steps)
     return session.part(spec, part.place)(network, trained(loss), **settings)
@@ -58,7 +62,7 @@ def capture(session: Session, spec: RunSpec) -> Record:
     lr = base_rate(session, spec)
     optimizer = build_optimizer(session, spec, network, loss, lr)
     names, recorder = framework.official_names(network), Recorder(framework)
-    add_settings(recorder, optimizer)
+    add_settings(recorder, optimizer, names)
     _add_start(framework, recorder, optimizer, names)
     for step in range(1, spec.steps + 1):
         optimizer.zero_grad()
@@ -80,9 +84,15 @@ def capture(session: Session, spec: RunSpec) -> Record:
     return recorder.record(STAGE)
 
 
-def add_settings(recorder: Recorder, optimizer: Any) -> None:
+def official_name(names: Names, name: str) -> str:
+    """What the reference calls a parameter; its own name if it is the loss's."""
+    return names[name][0] if name in names else name
+
+
+def add_settings(recorder: Recorder, optimizer: Any, names: Names) -> None:
     """Record the settings of every parameter (learning rate, weight decay, momentum), and its group's name."""
-    for name, settings in optimizer.settings().items():
+    for own, settings in optimizer.settings().items():
+        name = official_name(names, own)
         figures = {what.replace("_", " "): value for what, value in settings.items() if what != "group"}
         group, values = settings["group"], np.array(list(figures.values()), np.float64)
         recorder.add_array(f"{name} {', '.join(figures)} ({group})", "setting", values, name, str(group))
@@ -99,10 +109,11 @@ def add_state(session: Session, recorder: Recorder, network: Network, optimizer:
     for group in optimizer.groups:
         for name, parameter in zip(group.names, group.params, strict=True):
             value = to_official(framework.SIDE, names, name, framework.to_array(own.get(name, parameter)))
-            recorder.add_array(f"{name} {when}", "parameter", value, name, group.name)
+            label = official_name(names, name)
+            recorder.add_array(f"{label} {when}", "parameter", value, label, group.name)
             if name in buffers:
                 buffer = to_official(framework.SIDE, names, name, framework.to_array(buffers[name]))
-                recorder.add_array(f"momentum of {name} {when}", "momentum", buffer, name, group.name)
+                recorder.add_array(f"momentum of {label} {when}", "momentum", buffer, label, group.name)
 
 
 def _add_start(framework: Framework, recorder: Recorder, optimizer: Any, names: Names) -> None:
@@ -110,7 +121,8 @@ def _add_start(framework: Framework, recorder: Recorder, optimizer: Any, names: 
     for group in optimizer.groups:
         for name, parameter in zip(group.names, group.params, strict=True):
             value = to_official(framework.SIDE, names, name, framework.to_array(parameter))
-            recorder.add_array(f"{name} {BEFORE}", "input", value, name, group.name)
+            label = official_name(names, name)
+            recorder.add_array(f"{label} {BEFORE}", "input", value, label, group.name)
 
 
 def _gradient(
@@ -118,7 +130,7 @@ def _gradient(
 ) -> Array | None:
     """The seeded gradient of a parameter of that name and shape on this side, None for those without one."""
     official = to_official(side, names, name, np.empty(shape, np.bool_)).shape
-    gradient = official_gradient(name, official, step, spec.seed, spec.dtype)
+    gradient = official_gradient(official_name(names, name), official, step, spec.seed, spec.dtype)
     return to_official(side, names, name, gradient) if gradient is not None else None
 
 

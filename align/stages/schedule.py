@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from stdc_parity.align.pair import PlainOptimizer
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
@@ -24,7 +25,10 @@ def capture(session: Session, spec: RunSpec) -> Record:
     part = session.recipe(spec).optimizer
     assert part is not None and part.iterations is not None
     network, loss = session.network(spec), build_loss(session, spec)
-    optimizer = session.part(spec, part.place)(network, trained(loss), **part.whole)
+    if isinstance(part, PlainOptimizer):
+        optimizer = build_optimizer(session, spec, network, loss, part.lr)
+    else:
+        optimizer = session.part(spec, part.place)(network, trained(loss), **part.whole)
     rates: dict[str, list[float]] = {}
     for iteration in range(part.iterations):
         optimizer.set_iteration(iteration)

@@ -14,7 +14,7 @@ from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.align.stages.forward import call
-from stdc_parity.align.stages.loss import build_loss
+from stdc_parity.align.stages.loss import build_loss, for_loss, kind_of_loss, to_tensors
 from stdc_parity.align.stages.optimizer import add_state, build_optimizer
 
 STAGE = "train"
@@ -52,11 +52,11 @@ def _train(session: Session, spec: RunSpec, noise: float, stage: str) -> Record:
         disturbed = [_disturbed(array, noise, random) for array in inputs]
         optimizer.zero_grad()
         outputs = call(network, pair, [framework.to_tensor(array) for array in disturbed])
-        total, terms = loss(outputs, framework.to_tensor(labels))
+        total, terms = loss(for_loss(outputs), to_tensors(framework, labels))
         framework.backward(total)
         optimizer.step()
         for name, term in {"total": total, **terms}.items():
-            recorder.add(f"iteration {step}: {name}", "loss", f"iteration {step}", type(loss).__name__, term)
+            recorder.add(f"iteration {step}: {name}", "loss", f"iteration {step}", kind_of_loss(loss), term)
         for group, rate in optimizer.learning_rates().items():
             name = f"iteration {step}: learning rate of {group}"
             recorder.add_array(name, "rate", np.array(rate, np.float64), f"iteration {step}", "group")

@@ -1,0 +1,1 @@
+"""A small classifier, as a repository of its own might have it."""
