@@ -1,11 +1,11 @@
 """How much correct twins differ, over many clean runs: what the arbiter's and the control's multiples rest on.
 
-    python benchmarks/clean_runs.py [--runs 200] [--threads 1]
+    python benchmarks/clean_runs.py [--runs 200] [--threads 1] [--pairs NAME,…]
 
-Each run draws a pair, a width, a size, a batch, a seed and a stage, and judges it as `stdc-align` does, with
-float64 asked about every tap. Printed are the runs that were not PASS or ROUNDING (there should be none), and
-the largest figures seen: float64 gaps by kind of tap, and the float32 gap as a multiple of the two sides' own
-rounding. Both sides run in this process, one after the other.
+Each run draws a pair (of STDC's, or of those that are given), a width, a size, a batch, a seed and a stage, and
+judges it as `stdc-align` does, with float64 asked about every tap. Printed are the runs that were not PASS or
+ROUNDING (there should be none), and the largest figures seen: float64 gaps by kind of tap, and the float32 gap as a
+multiple of the two sides' own rounding. Both sides run in this process, one after the other.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from stdc_parity.align import capture_paddle, capture_torch
 from stdc_parity.align.compare import SIDES, Judging, ask_arbiter, judge_isolated, judge_stage
 from stdc_parity.align.judge import Tolerance
 from stdc_parity.align.ladder import CAPTURES, CONTROL, REPLAYS, RUNGS, Rung
+from stdc_parity.align.pairs import find_pair
 from stdc_parity.align.record import save_record
 from stdc_parity.align.result import StageResult
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
 
 SIZES = [(64, 128), (97, 161), (128, 256), (96, 224), (75, 131)]
-SEG = ["forward", "forward-train", "loss", "backward", "optimizer", "metric", "train", "data", "weights"]
-BACKBONE = ["forward", "weights"]
+DRAWN = ["forward", "forward-train", "loss", "backward", "optimizer", "metric", "train", "data", "weights"]
+PAIRS = "stdc1-seg,stdc2-seg,stdcnet813,stdcnet1446"
 
 
 def record(side: Session, rung: Rung, spec: RunSpec, folder: Path, what: str, name: str) -> None:
@@ -66,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pairs", default=PAIRS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     draw = random.Random(0)
@@ -75,8 +77,8 @@ def main() -> None:
     bad = 0
     start = time.time()
     for number in range(options.runs):
-        pair = draw.choice(["stdc1-seg", "stdc2-seg", "stdcnet813", "stdcnet1446"])
-        rung = RUNGS[draw.choice(SEG if "seg" in pair else BACKBONE)]
+        pair = draw.choice(options.pairs.split(","))
+        rung = RUNGS[draw.choice([name for name in DRAWN if not find_pair(pair).lacks(RUNGS[name].parts)])]
         spec = rung.spec(
             RunSpec(
                 pair,

@@ -35,6 +35,18 @@ def check_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
         )
 
 
+def cross_entropies(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """Cross entropy of every pixel of logits (n, c, h, w) and labels int64 (n, h, w), 0 where ignored: (n, h, w).
+
+    Written out because Paddle's own ends at 64: its softmax takes no logit to be further below the largest.
+    """
+    kept = labels != ignore_index
+    classes = paddle.where(kept, labels, paddle.zeros_like(labels)).unsqueeze(1)
+    below = logits - logits.max(axis=1, keepdim=True).detach()  # (n, c, h, w)
+    loss = paddle.log(paddle.exp(below).sum(axis=1)) - paddle.take_along_axis(below, classes, 1).squeeze(1)
+    return paddle.where(kept, loss, paddle.zeros_like(loss))
+
+
 def hard_examples(loss: Tensor, thresh: float, n_min: int) -> Tensor:
     """The losses that online hard example mining keeps of `loss` (p,), in descending order: (kept,).
 

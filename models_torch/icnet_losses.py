@@ -13,9 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from stdc_parity.models_torch.losses import check_labels
+from stdc_parity.models_torch.losses import check_labels, cross_entropies
 
 #: The strides of the outputs that are trained on; the first output, which the network says, is not.
 STRIDES = (4, 8, 16)
@@ -80,8 +79,8 @@ class ICNetLoss(nn.Module):
     def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean over the pixels that are not ignored, 0-d; NaN if all are."""
         check_labels(logits, targets, self.ignore_index)
-        loss = F.cross_entropy(logits, targets, ignore_index=self.ignore_index, reduction="sum")
-        return loss / (targets != self.ignore_index).to(loss.dtype).sum()
+        loss = cross_entropies(logits, targets, self.ignore_index)
+        return loss.sum() / (targets != self.ignore_index).to(loss.dtype).sum()
 
     def forward(self, outputs: Sequence[Tensor], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(total, terms), all 0-d; terms: sub4, sub8, sub16.

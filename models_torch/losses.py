@@ -35,6 +35,11 @@ def check_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
         )
 
 
+def cross_entropies(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """Cross entropy of every pixel of logits (n, c, h, w) and labels int64 (n, h, w), 0 where ignored: (n, h, w)."""
+    return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+
+
 def hard_examples(loss: Tensor, thresh: float, n_min: int) -> Tensor:
     """The losses that online hard example mining keeps of `loss` (p,), in descending order: (kept,).
 

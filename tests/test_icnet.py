@@ -19,6 +19,7 @@ from stdc_parity.models_paddle import icnet_metrics as paddle_metrics
 from stdc_parity.models_paddle import icnet_optim as paddle_optim
 from stdc_parity.models_paddle import icnet_transforms as paddle_transforms
 from stdc_parity.models_paddle import layers as paddle_layers
+from stdc_parity.models_paddle import losses as paddle_plain
 from stdc_parity.models_paddle.resnet import ResNet as PaddleResNet
 from stdc_parity.models_torch import icnet as torch_icnet
 from stdc_parity.models_torch import icnet_data as torch_data
@@ -27,6 +28,7 @@ from stdc_parity.models_torch import icnet_metrics as torch_metrics
 from stdc_parity.models_torch import icnet_optim as torch_optim
 from stdc_parity.models_torch import icnet_transforms as torch_transforms
 from stdc_parity.models_torch import layers as torch_layers
+from stdc_parity.models_torch import losses as torch_plain
 from stdc_parity.models_torch.resnet import ResNet as TorchResNet
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +49,6 @@ IDIOMS = {
     "nn.Module": "nn.Layer",
     "labels.cpu().numpy()": "labels.numpy()",
     "torch.from_numpy(found).to(labels.device)": "paddle.to_tensor(found, place=labels.place)",
-    'reduction="sum")': 'reduction="sum", axis=1)',
     ".to(loss.dtype)": ".astype(loss.dtype)",
     "logits.to(torch.int64)": "logits.astype(paddle.int64)",
     "torch.argmax": "paddle.argmax",
@@ -236,6 +237,22 @@ def test_the_cascade_loss(side):
         loss([TENSOR[side](out) for out in outputs[1:]], TENSOR[side](labels))
     with pytest.raises(ValueError, match=r"label 255 .* nor the ignored -1"):
         loss([TENSOR[side](out) for out in outputs], TENSOR[side](0 * labels + 255))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_cross_entropies_agree_past_64_where_paddles_own_ends(dtype):
+    logits = image(2, 5, 3, 4).astype(dtype) * [[[[1]]], [[[60]]]]
+    labels = np.random.default_rng(0).integers(-1, 5, (2, 3, 4))
+    x, y = torch.from_numpy(logits.astype(dtype)).requires_grad_(), paddle.to_tensor(logits.astype(dtype))
+    y.stop_gradient = False
+    loss = torch_plain.cross_entropies(x, torch.from_numpy(labels), -1)
+    other = paddle_plain.cross_entropies(y, paddle.to_tensor(labels), -1)
+    loss.sum().backward()
+    other.sum().backward()
+    limit = 1e-15 if dtype == "float64" else 1e-6
+    assert loss.max() > 64
+    assert error(other, loss) < limit
+    assert error(y.grad, x.grad) < limit
 
 
 @pytest.mark.parametrize("side", SIDES)

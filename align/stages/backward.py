@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -42,9 +43,16 @@ def capture(session: Session, spec: RunSpec) -> Record:
     recorder = Recorder(framework)
     gradients: dict[str, Array] = {}
     stops = []
+
+    def watch(path: str, module: Any) -> None:
+        def seen(inputs: Sequence[Any], result: Any) -> None:
+            _keeper(session, recorder.call_name(path), gradients)(inputs, result)
+
+        stops.append(framework.watch(module, seen))
+
     for path, module in framework.modules(network):
         if path in pair.stages:
-            stops.append(framework.watch(module, _keeper(session, path, gradients)))
+            watch(path, module)
     arrays, target = session.training_case(spec)
     inputs = [framework.variable(array) for array in arrays]
     for number, tensor in enumerate(inputs):
@@ -103,7 +111,8 @@ def _add_in_order(
         if name in gradients:
             recorder.add_array(f"grad {name}", "gradient", gradients.pop(name))
     for stage in reversed(pair.stages):
-        for name in [key for key in gradients if key == stage or key.startswith(f"{stage}[")]:
+        own = [key for key in gradients if re.split(r"[#\[]", key)[0] == stage]
+        for name in sorted(own, reverse=True):  # later calls first
             recorder.add_array(f"grad {name}", "gradient", gradients.pop(name), stage)
         for name in [key for key in reversed(parameters) if key.startswith(f"{stage}.")]:
             recorder.add_array(f"grad {name}", "gradient", parameters.pop(name), name.rpartition(".")[0])
