@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stdc_parity.fixtures.scenes import CLASSES, write_scenes
+from stdc_parity.fixtures.scenes import CLASSES, write_context_scenes, write_scenes
 from stdc_parity.models_paddle import data as paddle_data
 from stdc_parity.models_paddle import transforms as paddle_transforms
 from stdc_parity.models_torch import data as torch_data
@@ -188,3 +188,73 @@ def test_batches():
         assert first != second
         assert sorted(first) == sorted(second) == list(range(20))
         assert module.batches(20, 3, 1, 0, shuffle=True) == torch_data.batches(20, 3, 1, 0, shuffle=True)
+
+
+# --- Pascal Context ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory):
+    root = tmp_path_factory.mktemp("context")
+    write_context_scenes(root, 3, (48, 96), split="val")
+    write_context_scenes(root, 2, (48, 96), seed=1, split="train")
+    return root
+
+
+def test_contexts_labels_become_train_ids():
+    labels = np.array([[0, 1, 2, 58, 59, 255]], dtype=np.uint8)
+    for module in DATA.values():
+        assert module.context_ids(labels, 60).tolist() == [[0, 1, 2, 58, 59, 255]]
+        assert module.context_ids(labels, 59).tolist() == [[255, 0, 1, 57, 58, 255]]
+        assert module.context_ids(labels, 59).dtype == np.int64
+        with pytest.raises(ValueError, match=r"labels \[60, 254\] do not exist, Pascal Context has 0\.\.59"):
+            module.context_ids(np.array([[60, 3, 254]], dtype=np.uint8), 59)
+        with pytest.raises(ValueError, match="num_classes is 19, Pascal Context has 59, or 60"):
+            module.context_ids(labels, 19)
+
+
+@pytest.mark.parametrize("classes", [59, 60])
+def test_context_samples(context, classes):
+    sides = [module.PascalContext(context, "val", classes) for module in DATA.values()]
+    seen = set()
+    for ours, theirs in zip(*(map(side.__getitem__, range(3)) for side in sides), strict=True):
+        assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(ours, theirs, strict=True))
+        assert ours[0].shape == (3, 48, 96) and ours[1].shape == (1, 48, 96)
+        seen |= set(np.unique(ours[1]).tolist())
+    assert 255 in seen and max(seen - {255}) == classes - 1 and (0 in seen) == (classes == 60)
+    with Image.open(sides[0].pairs[0][1]) as file:
+        assert ((np.array(file) == 0) == (sides[0][0][1][0] == (255 if classes == 59 else 0))).mean() > 0.9
+
+
+def test_context_training_samples_agree(context):
+    ours, theirs = (
+        module.PascalContext(context, "train", 59, STEPS[side]((32, 32)), seed=4) for side, module in DATA.items()
+    )
+    assert len(ours) == 2
+    for index in range(2):
+        one, other = ours.trace(index), theirs.trace(index)
+        assert one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_contexts_other_layout_is_found_too(context, tmp_path):
+    (tmp_path / "ImageSets/SegmentationContext").mkdir(parents=True)
+    (tmp_path / "ImageSets/SegmentationContext/val.txt").write_text("\n\nval_000000_000001\n")
+    (tmp_path / "JPEGImages").symlink_to(context / "JPEGImages")
+    (tmp_path / "SegmentationClassContext").symlink_to(context / "Context")
+    for module in DATA.values():
+        (image, label), = [module.PascalContext(tmp_path, "val")[0]]  # fmt: skip
+        assert np.array_equal(label, module.PascalContext(context, "val")[1][1]) and image.dtype == np.float32
+
+
+def test_contexts_lists_are_checked(context, tmp_path):
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    for module in DATA.values():
+        with pytest.raises(FileNotFoundError, match=r"neither .*test_context\.txt nor .*test\.txt is there"):
+            module.PascalContext(context, "test")
+        (lists / "val_context.txt").write_text("one\ntwo\n")
+        with pytest.raises(FileNotFoundError, match=r"val_context\.txt names missing files: .*one\.jpg"):
+            module.PascalContext(tmp_path, "val")
+        (lists / "val_context.txt").write_text("../one\n")
+        with pytest.raises(ValueError, match=r"val_context\.txt: '\.\./one' is not the name of an image"):
+            module.PascalContext(tmp_path, "val")
