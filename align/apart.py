@@ -32,6 +32,7 @@ from stdc_parity.align.result import Failure, RunResult, StageResult
 from stdc_parity.align.run import SILENT, record_rung
 from stdc_parity.align.several import (
     arbitrate_pair,
+    check_graph,
     check_rungs,
     open_with_exporter,
     prepare_graph,
@@ -64,6 +65,7 @@ def record_side(
     """
     if side in FILE_SIDES:
         check_rungs((side,), rungs)
+        check_graph((side,), spec)
     with (
         open_with_exporter((side,), spec, threads or default_threads(), SILENT, onnx_from) as (processes, exporter),
         tempfile.TemporaryDirectory() as temporary,

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stdc_parity.align import capture_onnx
+from stdc_parity.align.export.graph import open_graph
 from stdc_parity.align.export.job import LABELS
 from stdc_parity.align.framework import Array, load_framework
-from stdc_parity.align.load import draw_inputs, resolve, side_weights
+from stdc_parity.align.load import draw_inputs, in_dtype, resolve, side_weights
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record, Tap, hash_arrays, save_record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.sides import FILE_SIDES
 from stdc_parity.align.spec import RunSpec, Side
 from stdc_parity.align.stages import forward, weights
-from stdc_parity.converters.errors import CheckpointError, UsageError, shown
+from stdc_parity.converters.errors import UsageError, shown
 
 if TYPE_CHECKING:
     import onnx
@@ -63,7 +64,7 @@ def do(session: FileSession, job: Mapping[str, Any]) -> dict[str, Any]:
         record = _deployed(session, spec, pair, file, inputs)
     else:
         capture = {forward.STAGE: _forward, weights.STAGE: _weights}[job["do"]]
-        record = capture(session, spec, pair, load_graph(file), inputs)
+        record = capture(session, spec, pair, open_graph(file), inputs)
     seconds = time.perf_counter() - start
     official = {} if pair.architecture is None else side_weights("torch", spec)[1]
     facts = {
@@ -91,25 +92,6 @@ def _facts(session: FileSession) -> dict[str, object]:
     }
 
 
-def load_graph(file: Path) -> onnx.ModelProto:
-    """The model in a file, checked. Raises CheckpointError if it is none."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    from stdc_parity.converters.containers import read_container
-    from stdc_parity.converters.sniffing import ONNX
-
-    contents = read_container(file)  # says what else it may be, and that external data stay in their folder
-    if contents.container != ONNX:
-        raise CheckpointError(f"{shown(file)} is no ONNX model but {contents.container}")
-    try:
-        model = onnx.load(file)
-        onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
-        raise CheckpointError(f"{shown(file)} is no valid ONNX model: {shown(error, 300)}") from None
-    return model
-
-
 def _forward(
     session: FileSession, spec: RunSpec, pair: Pair, model: onnx.ModelProto, inputs: Sequence[Array]
 ) -> Record:
@@ -122,16 +104,8 @@ def _forward(
     for value in inner:
         model.graph.output.add().name = value
     _check_inputs(model, inputs, spec)
-    if spec.dtype == "float64":
-        from stdc_parity.align.export.widen import widen
-
-        model = widen(model, inputs)
-    try:
-        found = capture_onnx.run_graph(
-            model, inputs, optimised=session.side == "onnx", threads=session.threads
-        )
-    except ValueError as error:
-        raise UsageError(f"the {session.side} side refuses the input: {shown(error, 500)}") from None
+    model = model if spec.dtype == "float32" else _widened(session, model, inputs)
+    found = _run(session, model, inputs)
     taps, arrays = [], {}
     for value in [*inner, *given]:
         name = outputs.get(value, value)
@@ -140,6 +114,34 @@ def _forward(
         arrays[name] = np.asarray(found[value])
         Recorder.seen(name)
     return Record(session.side, forward.STAGE, taps, arrays)
+
+
+def _run(session: FileSession, model: onnx.ModelProto, inputs: Sequence[Array]) -> dict[str, Array]:
+    """What the graph gives. Raises UsageError for inputs that it does not take, and for what has no kernel."""
+    try:
+        return capture_onnx.run_graph(model, inputs, optimised=session.side == "onnx", threads=session.threads)
+    except ValueError as error:
+        raise UsageError(f"the {session.side} side refuses the input: {shown(error, 500)}") from None
+    except NotImplementedError as error:
+        raise UsageError(f"ONNX Runtime cannot run the graph: {shown(error, 500)}") from None
+
+
+def _widened(session: FileSession, model: onnx.ModelProto, inputs: Sequence[Array]) -> onnx.ModelProto:
+    """The graph in float64, for inputs of these sizes. Raises UsageError for what cannot be run in it."""
+    import onnx
+
+    from stdc_parity.align.export.widen import sized_values, widen
+
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    given = {value.name for value in sized.graph.output}
+    for name in sized_values(model):
+        if name not in given:
+            sized.graph.output.add().name = name
+    found = _run(session, sized, [in_dtype(array, "float32") for array in inputs])
+    names = [value.name for value in model.graph.input]
+    shapes = {name: array.shape for name, array in found.items()}
+    return widen(model, {**shapes, **{name: array.shape for name, array in zip(names, inputs, strict=False)}})
 
 
 def _deployed(

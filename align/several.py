@@ -20,6 +20,7 @@ from stdc_parity.align.compare import (
     judge_stage,
     limit_of,
 )
+from stdc_parity.align.export.graph import open_graph
 from stdc_parity.align.export.source import Exported, choose_exporter, export_graph
 from stdc_parity.align.gather import gather
 from stdc_parity.align.ladder import RUNGS, Rung
@@ -30,7 +31,15 @@ from stdc_parity.align.progress import Silent
 from stdc_parity.align.record import load_record
 from stdc_parity.align.result import Failure, RunResult, StageResult, Verdict
 from stdc_parity.align.run import SILENT, Answer, Climb, record_rung, run_rungs
-from stdc_parity.align.sides import FILE_SIDES, SideProcess, Worker, default_threads, open_sides
+from stdc_parity.align.sides import (
+    FILE_SIDES,
+    SideProcess,
+    Worker,
+    default_threads,
+    is_installed,
+    missing_framework,
+    open_sides,
+)
 from stdc_parity.align.spec import RunSpec, Side
 from stdc_parity.align.waivers import account_for, apply_waivers
 from stdc_parity.converters.errors import ParityError, UsageError
@@ -62,6 +71,7 @@ def run_sides(
     if spec.own is not None:
         raise UsageError("a pair of one's own has the sides torch and paddle", "Leave out --sides.")
     check_rungs(sides, names)
+    check_graph(sides, spec)
     progress.begin("", "the sides import what they compute with")
     with (
         open_with_exporter(sides, spec, threads, progress, onnx_from) as (processes, exporter),
@@ -88,6 +98,15 @@ def check_rungs(sides: Sequence[Side], names: Sequence[str]) -> None:
         else f"{what} has torch for its reference"
     )
     raise UsageError(f"{what} --sides {','.join(sides)}: {why}", "Leave out --sides, or say --sides torch,paddle.")
+
+
+def check_graph(sides: Sequence[Side], spec: RunSpec) -> None:
+    """Raise CheckpointError if the graph that is to be run is none, MissingFramework without ONNX Runtime."""
+    for side in sides:
+        if side in FILE_SIDES and not is_installed(side):
+            raise missing_framework(side)
+    if spec.graph is not None:
+        open_graph(Path(spec.graph))
 
 
 def _run_files(sides: Sequence[Side]) -> bool:

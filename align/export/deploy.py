@@ -216,10 +216,10 @@ class _Made:
         self.progress.begin("", "the graph gets its names, and is checked")
         official = given_weights(task)
         kept = {} if wanted.lean else official
-        shown_names = ["labels"] if wanted.labels else [name for name in naming.outputs if not _is_stage(name, task)]
+        outputs = ["labels"] if wanted.labels else [name for name in naming.outputs if not _is_stage(name, task)]
         model = finish_graph(
             self.folder / "raw.onnx", naming, name=task.pair.name, metadata=metadata_of(task, framework, naming),
-            unused={name: array for name, array in kept.items() if name not in _gone(naming)}, shown=shown_names,
+            unused={name: array for name, array in kept.items() if name not in _gone(naming)}, given=outputs,
         )  # fmt: skip
         yield from describe_graph(model, official, naming, lean=wanted.lean)
         self.files[0].write_bytes(model.SerializeToString())

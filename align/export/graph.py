@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stdc_parity.align.framework import Array
+from stdc_parity.converters.containers import read_container
+from stdc_parity.converters.errors import CheckpointError, shown
+from stdc_parity.converters.sniffing import ONNX
 from stdc_parity.converters.version import VERSION
 
 if TYPE_CHECKING:
@@ -80,12 +83,12 @@ def finish_graph(
     name: str,
     metadata: Mapping[str, str],
     unused: Mapping[str, Array],
-    shown: Sequence[str] | None = None,
+    given: Sequence[str] | None = None,
 ) -> onnx.ModelProto:
     """The graph that an exporter wrote to `raw`, checked in full, with inferred shapes.
 
     `name` is the graph's, `metadata` its properties. `unused` are tensors by official names that the graph is to
-    hold if it does not need them. `shown` are the outputs that it keeps, all by default; the others keep their names
+    hold if it does not need them. `given` are the outputs that it keeps, all by default; the others keep their names
     within it. Raises onnx.checker.ValidationError, onnx.shape_inference.InferenceError.
     """
     import onnx
@@ -98,11 +101,27 @@ def finish_graph(
     _name_tensors(graph, naming.tensors)
     _turn_back(graph, naming.transposed)
     _pool_by_means(graph, _opset(model))
-    outputs = [*naming.outputs, *naming.aliases] if shown is None else shown
+    outputs = [*naming.outputs, *naming.aliases] if given is None else given
     graph.keep_outputs(outputs)
     graph.nodes = _needed(graph.nodes, outputs)
     _hold(graph, unused)
     return _checked(graph, name, metadata)
+
+
+def open_graph(file: Path) -> onnx.ModelProto:
+    """The model in a file, checked. Raises CheckpointError if it is none."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    contents = read_container(file)  # says what else it may be, and that external data stay in their folder
+    if contents.container != ONNX:
+        raise CheckpointError(f"{shown(file)} is no ONNX model but {contents.container}")
+    try:
+        model = onnx.load(file)
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
+        raise CheckpointError(f"{shown(file)} is no valid ONNX model: {shown(error, 300)}") from None
+    return model
 
 
 def _name_outputs(graph: _Graph, names: Sequence[str]) -> None:

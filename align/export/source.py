@@ -43,7 +43,8 @@ def choose_exporter(sides: Sequence[Side], wanted: Side | None = None) -> Side:
         if can_export(side):
             return side
     if wanted == "paddle" and is_installed("paddle"):
-        raise MissingFramework("a graph of Paddle's network needs paddle2onnx", "pip install 'paddle2onnx==2.0.1'")
+        note = "pip install 'stdc-parity[onnx,paddle2onnx]'"
+        raise MissingFramework("a graph of Paddle's network needs paddle2onnx", note)
     raise MissingFramework(
         f"the onnx side runs a graph that is exported from {wanted or 'a framework'}, which cannot be imported here",
         "Install torch, or paddlepaddle and paddle2onnx; or bring the graph: --onnx FILE.",
