@@ -6,7 +6,7 @@ Everything from `run_rungs` down is what the commands run; only the two processe
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,20 @@ from stdc_parity.align.record import Record, load_record, save_record
 from stdc_parity.align.result import Failure, RunResult, StageResult, Verdict
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
-from stdc_parity.models_paddle import data, layers, losses, metrics, optim, stdcseg, transforms
+from stdc_parity.models_paddle import (
+    data,
+    icnet,
+    icnet_data,
+    icnet_losses,
+    icnet_metrics,
+    icnet_optim,
+    layers,
+    losses,
+    metrics,
+    optim,
+    stdcseg,
+    transforms,
+)
 from stdc_parity.models_torch import optim as models_torch_optim
 
 torch.set_num_threads(1)
@@ -525,7 +538,83 @@ METRIC = [
           taps=("pixel accuracy", "pixel_accuracy")),
 ]  # fmt: skip
 
-FAULTS = [*WEIGHTS, *DATA, *FORWARD, *FORWARD_TRAIN, *LOSS, *BACKWARD, *OPTIMIZER, *SCHEDULE, *METRIC]
+
+def swap_classifiers(network: Any) -> None:
+    head = network.head
+    kept = head.cff_12.conv_low_cls.weight.numpy().copy()
+    head.cff_12.conv_low_cls.weight.set_value(head.cff_24.conv_low_cls.weight.numpy())
+    head.cff_24.conv_low_cls.weight.set_value(kept)
+
+
+def resize_from_edges(x: Any, height: int, width: int) -> Any:
+    return paddle.nn.functional.interpolate(x, (height, width), mode="bilinear")
+
+
+def half_as_far_as_needed(self: Any, x: Any) -> Any:
+    """Run on the half what the head takes of it, the first two stages: the statistics of the others miss a batch."""
+    height, width = x.shape[2:]
+    net = self.pretrained
+    half = net.bn1(net.conv1(layers.resize(x, height // 2, width // 2)))
+    half = net.layer2(net.layer1(net.maxpool(net.relu(half))))
+    quarter = net(layers.resize(x, height // 4, width // 4))[3]
+    return self.head(self.conv_sub1(x), half, self.ppm(quarter))
+
+
+def levels_exchanged(original: Any, self: Any, outputs: Any, labels: Any) -> Any:
+    total, terms = original(self, outputs, labels)
+    return total, {**terms, "sub8": terms["sub16"], "sub16": terms["sub8"]}
+
+
+def ignored_is_road(self: Any, logits: Any, targets: Any) -> Any:
+    targets = paddle.where(targets == -1, paddle.zeros_like(targets), targets)
+    return paddle.nn.functional.cross_entropy(logits, targets, axis=1)
+
+
+def resized_in_float64(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """As pooruss/ICNet-paddle does."""
+    x = paddle.to_tensor(labels[:, None].astype("float64"))
+    resized = paddle.nn.functional.interpolate(x, (height, width), mode="bilinear", align_corners=True)
+    return np.trunc(resized.numpy()[:, 0]).astype(np.int64)
+
+
+def update_of_logits(self: Any, logits: Any, labels: Any) -> None:
+    counts = self.counts(paddle.argmax(logits, 1), labels)
+    self.hist += counts
+    self.truncated += counts
+
+
+CASCADE = {"pair": "icnet-resnet50-v1s", "base": 4}
+TERMS = ("sub4", "sub8", "sub16", "total")
+CASCADES = [
+    Fault("classifiers of two levels swapped", "weights", swap_classifiers, first="head.cff_12.conv_low_cls.weight",
+          taps=("head.cff_12.conv_low_cls.weight", "head.cff_24.conv_low_cls.weight")),
+    Fault("ignored labels are 255", "data", patch=put(icnet_data, "IGNORED", 255), first="final.label",
+          taps=("final.label", "labels")),
+    Fault("align_corners", "forward", patch=put(icnet, "resize", resize_from_edges),
+          blamed=("head.cff_12", "head.cff_24", "ppm")),
+    Fault("the half as far as needed", "forward-train", patch=put(icnet.ICNet, "forward", half_as_far_as_needed),
+          taps=("pretrained.layer3", "pretrained.layer4")),
+    Fault("auxiliary weight", "loss", patch=put(icnet_losses.ICNetLoss.__init__, "__defaults__", (0.5, -1)),
+          first="total", taps=("total",)),
+    Fault("levels exchanged", "loss", first="sub8", taps=("sub8", "sub16"), patch=put(
+          icnet_losses.ICNetLoss, "forward", lambda *args, original=icnet_losses.ICNetLoss.forward:
+          levels_exchanged(original, *args))),
+    Fault("ignored pixels are road", "loss", patch=put(icnet_losses.ICNetLoss, "cross_entropy", ignored_is_road),
+          first="sub4", taps=TERMS),
+    Fault("labels resized in float64", "loss", patch=put(icnet_losses, "resized_labels", resized_in_float64),
+          first="labels at stride 4", taps=("labels at stride 4", "sub4", "total")),
+    Fault("one learning rate", "optimizer", patch=put(icnet_optim, "LR_MULS", dict.fromkeys(icnet_optim.LR_MULS, 1)),
+          first="momentum (conv_sub1)", taps=("momentum (conv_sub1)", "momentum (head)", "after step", "rate of")),
+    Fault("stepped after the optimizer", "schedule", first="learning rate of pretrained", patch=put(icnet_optim,
+          "poly_rate", lambda it, lr0, max_iter, power: lr0 * (1 - it / max_iter) ** power)),
+    Fault("logits not truncated", "metric", patch=put(icnet_metrics.SegmentationMetric, "update", update_of_logits),
+          first="whole logits: confusion matrix", taps=("whole logits", "both figures: pixel accuracy")),
+    Fault("absent classes left out", "metric", patch=put(icnet_metrics, "mean_iou", metrics.mean_iou),
+          first="given logits: mean IoU", taps=("mean IoU",)),
+]  # fmt: skip
+CASCADES = [replace(fault, name=f"cascade, {fault.name}", options=CASCADE) for fault in CASCADES]
+
+FAULTS = [*WEIGHTS, *DATA, *FORWARD, *FORWARD_TRAIN, *LOSS, *BACKWARD, *OPTIMIZER, *SCHEDULE, *METRIC, *CASCADES]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[f"{fault.rung}: {fault.name}" for fault in FAULTS])

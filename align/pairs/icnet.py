@@ -18,11 +18,11 @@ from stdc_parity.align.pair import (
     Place,
     Recipe,
 )
+from stdc_parity.align.pairs.cityscapes import write_cityscapes
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.converters import icnet
 from stdc_parity.converters.architecture import Architecture
 from stdc_parity.converters.resnet import LAYERS
-from stdc_parity.fixtures.scenes import write_scenes
 
 NAMES = icnet.MODELS
 
@@ -67,7 +67,7 @@ def recipe(classes: int) -> Recipe:
             _ours("icnet_optim:build_optimizer"), 1e-2, ITERATIONS, {"max_iter": ITERATIONS}, _short_run
         ),
         metric=MetricPart(_ours("icnet_metrics"), after=_both_figures),
-        data=DataPart(_ours("icnet_data"), _ours("icnet_transforms"), _prepare, _open),
+        data=DataPart(_ours("icnet_data"), _ours("icnet_transforms"), write_cityscapes, _open),
         num_classes=classes,
         ignored=IGNORED,
     )
@@ -80,10 +80,6 @@ def _ours(where: str) -> Place:
 def _short_run(lr: float, warmup: int, iterations: int) -> Mapping[str, object]:
     """There is no warm-up."""
     return {"lr0": lr, "max_iter": iterations}
-
-
-def _prepare(folder: str, spec: RunSpec, count: int, split: str) -> None:
-    write_scenes(folder, count, spec.size, spec.seed, split)
 
 
 def _open(data: Any, transforms: Any, folder: str, spec: RunSpec) -> Mapping[str, Any]:
