@@ -10,7 +10,7 @@ import numpy as np
 
 from stdc_parity.align.diagnosis.differences import Difference
 from stdc_parity.align.diagnosis.meanings import NOTES
-from stdc_parity.align.tracing import Call, Settings, Trace
+from stdc_parity.align.tracing import MODE, Call, Settings, Trace
 
 TYPES = {
     "adaptive_avg_pool2d": "AdaptiveAvgPool2D",
@@ -240,7 +240,10 @@ def _times(one: Call, trace: Trace, other: Trace) -> str:
 
 
 def attribute(torch: str, paddle: str, name: str, other: str, value: Any, own: Any) -> tuple[str, str]:
-    """The cause and the fix for a layer that keeps another setting."""
+    """The cause and the fix for a layer that keeps another setting, or a network that is run in another mode."""
+    if name == MODE:
+        cause = f"the network is run in {own} mode, where the original runs it in {value} mode"
+        return f"{cause}: norms take the batch's statistics in train mode, their own in eval mode", f"net.{value}()"
     public = other.lstrip("_")
     note = f": {NOTES[public]}" if public in NOTES else ""
     return (
