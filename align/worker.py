@@ -33,7 +33,6 @@ from stdc_parity.align.tracing import Edit
 from stdc_parity.converters.errors import ParityError
 from stdc_parity.fixtures.portbugs import planted, touched
 
-
 REMEMBERED = 64
 """Records of a side without a bug that are kept while bugs of the other are planted one by one."""
 
@@ -88,7 +87,11 @@ def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
 def _again(session: Session, spec: RunSpec, run: Path, job: Mapping[str, Any]) -> Record:
     """The record that a job asks for; what a side without a bug gave is the same for the next bug of the other."""
     clean = replace(spec, plant=())
-    if spec == clean or session.framework.SIDE != job["reference"] or planted(session.framework.SIDE, spec.plant):
+    if (
+        spec == clean
+        or job["reference"] != session.framework.SIDE
+        or planted(session.framework.SIDE, spec.plant)
+    ):
         return _recorded(session, spec, run, job)
     key = json.dumps({**job, "spec": clean.to_json(), "run": "", "as": ""})
     if key not in session.records:

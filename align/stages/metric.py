@@ -80,6 +80,7 @@ class SharedNetwork:
         self.fixed = ""
 
     def __call__(self, images: Any) -> Any:
+        """Outputs of images (n, 3, h, w), through `seen`."""
         return self.seen(self, SharedNetwork._outputs, (images,), {})
 
     def _outputs(self, images: Any) -> list[Any]:
@@ -91,9 +92,11 @@ class SharedNetwork:
         return [self.framework.to_tensor(np.roll(logits, i, axis=1)) for i in range(OUTPUTS)]
 
     def eval(self) -> None:
+        """Be evaluated."""
         self.training = False
 
     def train(self, mode: bool = True) -> None:
+        """Be trained."""
         self.training = mode
 
 
@@ -181,7 +184,9 @@ def _evaluated(
     drawn = [session.training_case(pairs, number) for number in range(0, spec.scenes, 2)]
     loader = [(to_tensor(images), to_tensor(labels[:, np.newaxis])) for (images,), labels in drawn]
     crop, part = max(64, 2 * min(spec.size) // 3), _part(session, spec)
-    loops: list[tuple[str, Any, dict[str, Any]]] = [("evaluate_single_scale", loader, {"scale": part.scales[0]})]
+    loops: list[tuple[str, Any, dict[str, Any]]] = [
+        ("evaluate_single_scale", loader, {"scale": part.scales[0]})
+    ]
     if part.several_scales:
         loops.append(("evaluate_multi_scale", loader[:1], {"scales": part.several_scales, "crop": crop}))
     for name, given, options in loops:
@@ -227,7 +232,9 @@ def run_one(session: Session, spec: RunSpec, name: str) -> tuple[SharedNetwork, 
     def run() -> Array:
         with session.framework.no_grad():
             result = getattr(metrics, name)(network, *arguments[name])
-        return session.framework.to_array(result) if session.framework.is_tensor(result) else np.asarray(result)
+        return (
+            session.framework.to_array(result) if session.framework.is_tensor(result) else np.asarray(result)
+        )
 
     return network, run
 

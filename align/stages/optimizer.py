@@ -36,7 +36,13 @@ BEFORE = "before step 1"
 
 
 def build_optimizer(
-    session: Session, spec: RunSpec, network: Network, loss: Any, lr: float, warmup: int = 2, iterations: int = 0
+    session: Session,
+    spec: RunSpec,
+    network: Network,
+    loss: Any,
+    lr: float,
+    warmup: int = 2,
+    iterations: int = 0,
 ) -> Any:
     """This side's optimizer with the recipe's settings for a short run; a short warm-up, so that the rate moves
     with every step. `iterations` are by default four times the steps of `spec`."""
