@@ -64,7 +64,7 @@ def sum_of_terms(record: Record, match: re.Match[str]) -> Array:
     terms = [tap.name for tap in record.taps if tap.kind == "loss" and tap.path == f"loss.{tap.name}"]
     if not terms:
         raise KeyError(match.string)
-    return np.sum([record.arrays[name].astype(np.float64) for name in terms], axis=0)
+    return np.asarray(np.sum([record.arrays[name].astype(np.float64) for name in terms], axis=0))
 
 
 def mean_of_classes(record: Record, match: re.Match[str]) -> Array:

@@ -61,7 +61,7 @@ def _detail_targets(bench: LossBench) -> None:
 def _fused(record: Record, match: re.Match[str]) -> Array:
     """The detail targets, of the pyramid and the kernel: 1 where the sum is above 0.1 (loss/detail_loss.py)."""
     kernel = record.arrays["detail.fuse_kernel"].astype(np.float64)
-    return np.einsum("nchw,ocij->nohw", record.arrays["detail pyramid"], kernel) > EDGE
+    return np.asarray(np.einsum("nchw,ocij->nohw", record.arrays["detail pyramid"], kernel) > EDGE)
 
 
 def _given_targets(bench: LossBench) -> None:
