@@ -1,4 +1,4 @@
-"""The two commands, stdc-convert and stdc-align: parse, call, print, exit. Everything else is imported when used."""
+"""The commands stdc-convert, stdc-align and stdc-infer: parse, call, print, exit. The rest is imported when used."""
 
 from __future__ import annotations
 
@@ -1055,3 +1055,74 @@ def doctor() -> None:
 
     for line in diagnose_machine():
         click.echo(line)
+
+
+@click.command(context_settings=SETTINGS, epilog=EPILOG)
+@click.version_option(package_name="stdc-parity", prog_name="stdc-infer")
+@click.argument("sources", metavar="IMAGE|DIR|VIDEO...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "out", metavar="OUT", required=True, type=click.Path(path_type=Path), help="Folder of the results."
+)
+@click.option(
+    "--weights", metavar="PATH", type=click.Path(path_type=Path),
+    help="A checkpoint of either framework, for any runtime; an .onnx is the graph of the onnx runtime too.",
+)
+@click.option("--key", metavar="PATH", help="Where the state dict is in the checkpoint.")
+@click.option("--pair", metavar="NAME", help="The network; what inference needs of the one that the weights are of.")
+@click.option(
+    "--runtime", metavar="NAME", default="torch", show_default=True,
+    help="torch, paddle, onnx (ONNX Runtime) or onnx-plain (that, without changes to the graph).",
+)
+@click.option(
+    "--onnx", "graph", metavar="FILE", type=click.Path(path_type=Path), help="The graph of the onnx runtime."
+)
+@click.option("--compare", metavar="A,B", help="Predict with two runtimes, and show where they differ.")
+@click.option(
+    "--max-different", "most", metavar="SHARE", type=click.FloatRange(0, 1), default=1e-4, show_default=True,
+    help="The share of a file's pixels that two runtimes may give other classes.",
+)
+@click.option(
+    "--scale", type=click.FloatRange(0, 2, min_open=True), default=0.5, show_default=True,
+    help="Of the image's sides, for the network: upstream evaluates at 0.5 and 0.75.",
+)
+@click.option(
+    "--ids", type=click.Choice(["train", "label", "both"]), default="train", show_default=True,
+    help="Numbers in the label maps: train ids, or Cityscapes' label ids.",
+)
+@click.option(
+    "--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+    help="Of the classes' colours in overlays.",
+)
+@click.option("--seeded", is_flag=True, help="Use random weights, to see it work.")
+@click.option("--base", type=click.IntRange(4, 256), default=64, help="Width of a seeded network (64).")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of each runtime (half the cores).")
+@click.option("--force", is_flag=True, help="Replace results that exist.")
+@click.option("-q", "--quiet", is_flag=True, help="Print bad files alone.")
+@fails_clearly
+def infer(sources: tuple[Path, ...], out: Path, **options: Any) -> None:
+    """Segment images and videos: label maps and overlays in Cityscapes' colours, by torch, Paddle or ONNX Runtime.
+
+    Exit code 3 if a file could not be read (the others are done), 1 if --compare found more than --max-different.
+
+    \b
+    Example: stdc-infer street.jpg -o out --weights model_maxmIOU75.pth --scale 0.75
+             stdc-infer photos/ -o out --weights model_maxmIOU75.pth --compare torch,paddle
+    """
+    from stdc_parity.align.infer import run
+    from stdc_parity.align.infer.runtimes import choose, open_runtimes, parse_runtimes
+    from stdc_parity.align.infer.show import show
+    from stdc_parity.align.infer.sources import find_items
+
+    compare, runtime, quiet, threads = (options.pop(name) for name in ("compare", "runtime", "quiet", "threads"))
+    sides = parse_runtimes(compare or runtime, "--compare" if compare else "--runtime")
+    if len(set(sides)) != (2 if compare else 1) or len(sides) != len(set(sides)):
+        raise click.UsageError("--compare takes two different runtimes, such as torch,paddle; --runtime takes one.")
+    how = run.Options(**{name: options.pop(name) for name in ("scale", "ids", "opacity", "most", "force")})
+    items = find_items(sources, out)
+    run.check(items, sides, how)
+    chosen = choose(sides, **options)
+    with open_runtimes(chosen, sides, threads) as runtimes, show(len(items), quiet=quiet) as shown:
+        shown.say(f"{chosen.said} · {', '.join(sides)} · {runtimes.said(how.scale)}")
+        outcome = run.predict_all(items, runtimes, how, shown)
+        shown.end(outcome, runtimes.seconds)
+    sys.exit(outcome.exit_code)

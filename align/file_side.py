@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ from stdc_parity.align import capture_onnx
 from stdc_parity.align.export.graph import open_graph
 from stdc_parity.align.export.job import LABELS
 from stdc_parity.align.framework import Array, load_framework
+from stdc_parity.align.infer.predict_graph import graph_size, predict_graph
 from stdc_parity.align.load import draw_inputs, in_dtype, resolve, side_weights
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record, Tap, hash_arrays, save_record
@@ -42,6 +43,8 @@ class FileSession:
 
     side: Side
     threads: int
+    started: dict[str, Any] = field(default_factory=dict)
+    """ONNX Runtime with a graph in it, by the file of that: what predictions run again and again."""
 
 
 def open_session(side: str, threads: int) -> FileSession:
@@ -56,6 +59,10 @@ def do(session: FileSession, job: Mapping[str, Any]) -> dict[str, Any]:
     """Do one job and write its record under the job's run folder; the job's `graph` is the file to run."""
     if job["do"] == "facts":
         return {"facts": _facts(session)}
+    if job["do"] == "predict":
+        return predict_graph(session, job)
+    if job["do"] == "graph-size":
+        return graph_size(session, job)
     spec, run, file = RunSpec.from_json(job["spec"]), Path(job["run"]), Path(job["graph"])
     pair, _ = resolve(spec)
     inputs = draw_inputs(pair, spec)

@@ -102,6 +102,11 @@ class SideProcess:
             return Failure(self.side, self._death(), self._last_words())
         return read_reply(self.side, reply)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process can still answer."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         """End the process."""
         if self._process.stdin is not None:

@@ -20,6 +20,7 @@ from stdc_parity.align.cost import measure
 from stdc_parity.align.derivation.job import derive
 from stdc_parity.align.export.job import export
 from stdc_parity.align.framework import load_framework
+from stdc_parity.align.infer.predict import predict
 from stdc_parity.align.ladder import CAPTURES, REPLAYS
 from stdc_parity.align.own_session import OwnSession, session_of
 from stdc_parity.align.places import describe, frames_of
@@ -65,6 +66,8 @@ def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
     if job["do"].startswith("derive-"):
         return derive(session.benches, session.framework, job)
     spec = RunSpec.from_json(job["spec"])
+    if job["do"] == "predict":
+        return predict(session, job)
     if job["do"] == "cost":
         return {"cost": measure(session_of(session, spec), spec).to_json()}
     session = session_of(session, spec)

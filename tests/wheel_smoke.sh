@@ -7,6 +7,7 @@ cd "$work"
 
 "$BIN/stdc-convert" --version
 "$BIN/stdc-align" --help > help.txt
+"$BIN/stdc-infer" --help > help.txt
 "$BIN/python" -m stdc_parity.fixtures.samples sample.tar --model stdc1-seg --base 8
 "$BIN/stdc-convert" torch2paddle sample.tar
 "$BIN/stdc-convert" paddle2torch sample.pdparams back.pth --aliases

@@ -56,15 +56,17 @@ def can_export(side: Side) -> bool:
     return all(importlib.util.find_spec(module) is not None for module in NEEDS[side])
 
 
-def export_graph(process: SideProcess, source: Side, spec: RunSpec, pair: Pair, folder: Path) -> Exported:
+def export_graph(
+    process: SideProcess, source: Side, spec: RunSpec, pair: Pair, folder: Path, *, dynamic: bool = False
+) -> Exported:
     """Export the network of `spec` in `process`, that of the framework `source`, into `folder`; batch norms stay.
 
-    Port bugs that are planted are of a side, not of the graph, which is exported without them. Raises ParityError
-    if the framework cannot export it.
+    With `dynamic` the graph takes images of any size. Port bugs that are planted are of a side, not of the graph,
+    which is exported without them. Raises ParityError if the framework cannot export it.
     """
     raw, file = folder / f"raw-{source}.onnx", folder / "graph.onnx"
     clean = replace(spec, plant=(), dtype="float32", mode="eval")
-    naming = ask_export(process, clean, raw, kind="onnx", opset=DEFAULT_OPSET)
+    naming = ask_export(process, clean, raw, kind="onnx", opset=DEFAULT_OPSET, dynamic=dynamic)
     official: Mapping[str, Array] = {} if pair.architecture is None else side_weights("torch", clean)[1]
     metadata = {"pair": pair.name, "source": source}
     model = finish_graph(raw, naming, name=pair.name, metadata=metadata, unused=official)

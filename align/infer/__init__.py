@@ -1,0 +1,1 @@
+"""Pictures and videos through a network, with the runtimes that align compares."""
