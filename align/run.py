@@ -46,6 +46,7 @@ TRAIN_SIZE = (256, 512)
 """The input of stages that train or draw scenes, unless asked otherwise: what a CPU does in seconds."""
 
 LENT = f"The weights differ, so that both sides compute with the {REFERENCE} side's here."
+UNTOLD = "rounding is not told from bugs. --arbiter never does without."
 ISOLATED = 256 * 512
 """The most pixels of an input for looking at modules one by one, which keeps every value in float64."""
 
@@ -316,6 +317,10 @@ class Climb:
             progress.begin(rung.name, "the same in float64")
             wide = self.folder / "float64"
             second = self._recorded(rung, replace(spec, dtype="float64"), wide)
+            if second.failures and spec.own is not None:  # code that casts to float32 is none of the sides' faults
+                failed = second.failures[0]
+                remark = f"In float64 the {failed.side} side cannot be run ({failed.message}): {UNTOLD}"
+                return replace(result, remarks=[*result.remarks, remark])
             if second.failures:
                 return replace(result, failures=second.failures)
             result = ask_arbiter(rung, result, _both(self.folder), _both(wide), self.pair, self.judging)

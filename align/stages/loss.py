@@ -171,8 +171,9 @@ def _is_called_as_it_is(found: Any, framework: Framework) -> bool:
 
 
 def trained(loss: Any) -> Any:
-    """The loss if it is the recipe's, so that an optimizer may train its parameters; None for a projection."""
-    return None if isinstance(loss, Projection) else loss
+    """The loss if it is the recipe's, as its own code has it, so that an optimizer may train its parameters; None for
+    a projection."""
+    return None if isinstance(loss, Projection) else loss.loss if isinstance(loss, PlainLoss) else loss
 
 
 def loss_parameters(framework: Framework, loss: Any) -> dict[str, Tensor]:

@@ -30,7 +30,8 @@ def add_batches(session: Session, spec: RunSpec, part: PlainData, recorder: Reco
         np.random.seed(spec.seed + epoch)
         for number, batch in enumerate(islice(iter(loader), part.batches)):
             for suffix, array in arrays_in(batch, session.framework):
-                recorder.add_array(f"epoch {epoch} batch {number}{suffix}", "sample", array, "loader", PLAIN)
+                where = f"loader{suffix}"
+                recorder.add_array(f"epoch {epoch} batch {number}{suffix}", "sample", array, where, PLAIN)
 
 
 def add_metric(session: Session, spec: RunSpec, part: PlainMetric, recorder: Recorder, *, network: bool) -> None:
