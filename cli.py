@@ -746,10 +746,13 @@ _spec_options = _with([
 
 
 class Sides(click.ParamType):  # type: ignore[type-arg]
-    """Two or more of torch, paddle, onnx, onnx-plain, such as torch,onnx; the first is the reference."""
+    """Different sides, such as torch,onnx: at least so many of those that are known."""
 
     name = "sides"
-    known = ("torch", "paddle", "onnx", "onnx-plain")
+
+    def __init__(self, known: tuple[str, ...], least: int) -> None:
+        """Take `least` or more of `known`."""
+        self.known, self.least = known, least
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -758,15 +761,25 @@ class Sides(click.ParamType):  # type: ignore[type-arg]
         sides = value if isinstance(value, tuple) else tuple(side.strip() for side in str(value).split(","))
         unknown = [side for side in sides if side not in self.known]
         if unknown:
-            self.fail(f"there is no side {unknown[0]!r}; there are {', '.join(self.known)}", param, ctx)
-        if len(sides) < 2 or len(set(sides)) < len(sides):
-            self.fail(f"{value!r} is not two or more different sides, such as torch,onnx", param, ctx)
+            self.fail(f"there is no {self.name[:-1]} {unknown[0]!r}; there are {', '.join(self.known)}", param, ctx)
+        if len(sides) < self.least or len(set(sides)) < len(sides):
+            least = "two or more different" if self.least == 2 else "different"
+            self.fail(f"{value!r} is not {least} {self.name}, such as torch,onnx", param, ctx)
         return sides
 
 
+class Runtimes(Sides):
+    """One or more of the sides, those that run what a framework deploys among them."""
+
+    name = "runtimes"
+
+
+_RECORDED = ("torch", "paddle", "onnx", "onnx-plain")
+_RUNTIMES = (*_RECORDED, "torchscript", "torch-export", "paddle-inference")
+
 _sides_options = _with([
     click.option(
-        "--sides", type=Sides(), default="torch,paddle", show_default=True,
+        "--sides", type=Sides(_RECORDED, 2), default="torch,paddle", show_default=True,
         help="Who computes, the reference first: two or more of torch, paddle, onnx (ONNX Runtime), onnx-plain (the "
         "same without its graph optimisations). Three or more have a majority. For weights and forward.",
     ),
@@ -944,7 +957,7 @@ def _outputs(options: dict[str, Any]) -> dict[str, Any]:
 @align.command(context_settings=SETTINGS)
 @_run_options
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--side", type=click.Choice(Sides.known), required=True, help="Which side to record.")
+@click.option("--side", type=click.Choice(_RECORDED), required=True, help="Which side to record.")
 @click.option(
     "--stage",
     type=click.Choice(list(STAGES)),
@@ -1041,6 +1054,59 @@ def selftest(
         corpus.write_json(score, json_path)
     click.echo("\n".join(corpus.describe(score)))
     sys.exit(0 if score else 1)
+
+
+@align.command(context_settings=SETTINGS)
+@click.option("--pair", "names", metavar="NAME", multiple=True, help="A network; again for more.")
+@click.option("--size", "sizes", type=Size(), multiple=True, help="Input size (those of its paper's speeds).")
+@click.option("--runtimes", type=Runtimes(_RUNTIMES, 1), default="torch,paddle,onnx", show_default=True,
+    help="What runs them: " + ", ".join(_RUNTIMES) + ".",
+)
+@click.option("--weights", metavar="PATH", help="A checkpoint of either framework (seeded weights).")
+@click.option("--key", metavar="PATH", help="Where the state dict is in the checkpoint.")
+@click.option("--base", type=click.IntRange(4, 256), default=64, help="Width of a seeded network (64).")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images at once.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the input and of seeded weights.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of each runtime (all cores).")
+@click.option("--runs", type=click.IntRange(1, 10_000), default=30, show_default=True, help="Calls that count.")
+@click.option("--warmup", type=click.IntRange(0, 1000), default=5, show_default=True, help="Calls before them.")
+@click.option("--fold-bn", "fold", is_flag=True, help="Measure exports with folded batch norms besides.")
+@click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write all figures.")
+@click.option("--plot", metavar="PATH", type=click.Path(path_type=Path), help="Draw them: .svg, .png or .pdf.")
+@click.option("-q", "--quiet", is_flag=True, help="Show results alone, no progress.")
+@fails_clearly
+def latency(
+    names: tuple[str, ...], sizes: tuple[tuple[int, int], ...], runtimes: Any, threads: int | None, runs: int,
+    warmup: int, fold: bool, json_path: Path | None, plot: Path | None, quiet: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Time one forward pass on every runtime: the same input, the same threads, in turns, in one run.
+
+    \b
+    Example: stdc-align latency --pair stdc1-seg-infer --plot latency.svg
+             stdc-align latency --runtimes torch,paddle,onnx,paddle-inference,torchscript --fold-bn
+    """
+    import os
+
+    from stdc_parity.align import pairs, render_latency
+    from stdc_parity.align.latency import Measuring, measure
+    from stdc_parity.align.progress import show_progress
+    from stdc_parity.converters.atomic import check_target
+
+    for path in (json_path, plot):
+        if path is not None and not check_target(path, force=True).parent.is_dir():
+            raise click.UsageError(f"{path}: its folder does not exist.")
+    if plot is not None and plot.suffix.lower() not in render_latency.FORMATS:
+        raise click.UsageError(f"--plot: {plot.name} ends in none of {', '.join(render_latency.FORMATS)}.")
+    measuring = Measuring(runtimes, threads or os.cpu_count() or 1, runs, warmup, fold)
+    chosen = names or (() if options["weights"] is not None else pairs.timed_names())
+    with show_progress(quiet=quiet) as progress:
+        found = measure(chosen, sizes, measuring, progress=progress, **options)
+    click.echo("\n".join(render_latency.latency_lines(found)))
+    if json_path is not None:
+        render_latency.write_latency(found, json_path)
+    if plot is not None:
+        render_latency.plot_latency(found, plot)
+    sys.exit(0 if found else 1)
 
 
 @align.command(context_settings=SETTINGS)

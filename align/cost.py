@@ -25,9 +25,8 @@ from stdc_parity.align.pair import Pair
 from stdc_parity.align.result import Failure
 from stdc_parity.align.session import Session
 from stdc_parity.align.sides import Worker
-from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.spec import RunSpec, Side
 from stdc_parity.align.stages.forward import call
-from stdc_parity.converters.architecture import Side
 
 CONV = re.compile(r"Conv\d[dD]")
 TRANSPOSED = re.compile(r"ConvTranspose\dd|Conv\dDTranspose")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,7 @@ from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.sides import FILE_SIDES
 from stdc_parity.align.spec import RunSpec, Side
 from stdc_parity.align.stages import forward, weights
+from stdc_parity.align.timing import time_calls
 from stdc_parity.converters.errors import UsageError, shown
 
 if TYPE_CHECKING:
@@ -63,9 +64,12 @@ def do(session: FileSession, job: Mapping[str, Any]) -> dict[str, Any]:
         return predict_graph(session, job)
     if job["do"] == "graph-size":
         return graph_size(session, job)
-    spec, run, file = RunSpec.from_json(job["spec"]), Path(job["run"]), Path(job["graph"])
+    spec, file = RunSpec.from_json(job["spec"]), Path(job["graph"])
     pair, _ = resolve(spec)
     inputs = draw_inputs(pair, spec)
+    if job["do"] == "time":
+        run = _loaded(session, file)
+        return {"calls": time_calls(lambda: run(inputs), job["count"], job["warmup"])}
     start = time.perf_counter()
     if session.side in DEPLOYED:
         record = _deployed(session, spec, pair, file, inputs)
@@ -83,7 +87,7 @@ def do(session: FileSession, job: Mapping[str, Any]) -> dict[str, Any]:
     }
     if spec.graph:
         facts["graph_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    save_record(Record(session.side, job["as"], record.taps, record.arrays, facts), run)
+    save_record(Record(session.side, job["as"], record.taps, record.arrays, facts), Path(job["run"]))
     return {"seconds": seconds, "facts": facts}
 
 
@@ -151,14 +155,24 @@ def _widened(session: FileSession, model: onnx.ModelProto, inputs: Sequence[Arra
     return widen(model, {**shapes, **{name: array.shape for name, array in zip(names, inputs, strict=False)}})
 
 
+def _loaded(session: FileSession, file: Path) -> Callable[[Sequence[Array]], Any]:
+    """What computes a file's outputs from its inputs, ready to be called again and again."""
+    if session.side in DEPLOYED:
+        exporter = importlib.import_module(f"stdc_parity.models_{DEPLOYED[session.side]}.export")
+        loaded: Callable[[Sequence[Array]], Any] = exporter.LOADERS[session.side](str(file))
+        return loaded
+    optimised = session.side == "onnx"
+    started = capture_onnx.start_graph(open_graph(file), optimised=optimised, threads=session.threads)
+    return lambda inputs: capture_onnx.run_started(started, inputs)
+
+
 def _deployed(
     session: FileSession, spec: RunSpec, pair: Pair, file: Path, inputs: Sequence[Array]
 ) -> Record:
     """Run what a framework deploys, and record its outputs."""
     if spec.dtype == "float64":
         raise UsageError(f"{session.side} holds float32 weights")
-    exporter = importlib.import_module(f"stdc_parity.models_{DEPLOYED[session.side]}.export")
-    found = exporter.RUNNERS[session.side](str(file), inputs)
+    found = _loaded(session, file)(inputs)
     names = [forward.output_name(pair, i) for i in range(len(found))]
     if len(found) == 1 and found[0].dtype.kind == "i":
         names = [LABELS]

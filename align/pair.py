@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from stdc_parity.align.derived import Derived
 from stdc_parity.align.framework import Array, Framework
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.spec import RunSpec
@@ -47,6 +46,16 @@ class Floor:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A speed that a network's authors published: images per second at a size, on which machine, and where."""
+
+    size: tuple[int, int]
+    rate: float
+    machine: str
+    source: str
+
+
+@dataclass(frozen=True)
 class LossBench:
     """What a pair's probe of its loss is given: the loss on one side, in train mode and without gradients.
 
@@ -75,8 +84,7 @@ class LossPart:
     `outputs` are the (channels, stride) of the network's outputs in train mode, for drawing seeded ones; without
     them the shapes are those of a forward pass. `before` and `after` probe what only this loss has, before its
     terms are recorded (what they rest on: kernels, targets) and after them (edge cases, losses beside it).
-    `follows` says which of its taps follow from which, as rows of regular expressions, `derived` what a tap is made
-    of. A tap named as another one and " of given inputs" repeats that on inputs that both sides share.
+    `follows` says which of its taps follow from which, as rows of regular expressions.
     """
 
     place: Place
@@ -85,7 +93,6 @@ class LossPart:
     before: LossProbe | None = None
     after: LossProbe | None = None
     follows: Follows = ()
-    derived: Derived = ()
 
 
 def _short(lr: float, warmup: int, iterations: int) -> Mapping[str, object]:
@@ -233,7 +240,7 @@ class Pair:
 
     `floors` are known differences of the two frameworks that remain in float64. `recipe` is how the pair is
     trained and measured; without one there are only the weights, forward and backward stages, the last from a
-    seeded projection of the outputs.
+    seeded projection of the outputs. `published` are the speeds that the network's paper gives.
 
     The rest is for pairs of one's own (`--pair path/to/pair.py`, docs/bring-your-own.md), whose `inputs` are lines as
     `inputs.py` reads them: `paths` are folders that come first where a side imports from, relative to the pair's
@@ -255,6 +262,7 @@ class Pair:
     inputs: Callable[[RunSpec], tuple[Array, ...]] | Text | None = None
     floors: Sequence[Floor] = ()
     recipe: Recipe | None = None
+    published: Sequence[Published] = ()
     paths: Mapping[Side, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     rules: str = ""

@@ -69,9 +69,7 @@ def save_record(record: Record, run: Path) -> None:
     with (folder / f"{record.stage}.safetensors").open("wb") as file:
         write_safetensors(file.write, arrays, metadata)
     facts = _read_facts(folder) | {record.stage: dict(record.facts)}
-    written = folder / "run.json.part"  # the other side may be reading what this one recorded before
-    written.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    written.replace(folder / "run.json")
+    (folder / "run.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def load_record(run: Path, side: Side, stage: str) -> Record:

@@ -30,12 +30,10 @@ from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.align.stages import weights
 from stdc_parity.align.stages.explain import explain, explain_loss, explain_metric
+from stdc_parity.align.timing import time_network
 from stdc_parity.align.tracing import Edit
 from stdc_parity.converters.errors import ParityError
-from stdc_parity.fixtures.portbugs import planted, touched
-
-REMEMBERED = 64
-"""Records of a side without a bug that are kept while bugs of the other are planted one by one."""
+from stdc_parity.fixtures.portbugs import touched
 
 
 def _save_initial(session: OwnSession, spec: RunSpec, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,9 +66,11 @@ def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
     spec = RunSpec.from_json(job["spec"])
     if job["do"] == "predict":
         return predict(session, job)
-    if job["do"] == "cost":
-        return {"cost": measure(session_of(session, spec), spec).to_json()}
     session = session_of(session, spec)
+    if job["do"] == "cost":
+        return {"cost": measure(session, spec).to_json()}
+    if job["do"] == "time":
+        return {"calls": time_network(session, spec, job["count"], job["warmup"])}
     if isinstance(session, OwnSession) and job["do"] in OWN:
         return OWN[job["do"]](session, spec, job)
     if job["do"] == "export":
@@ -80,36 +80,16 @@ def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
     lent = job.get("lent")
     session.lent = load_record(Path(lent), job["reference"], weights.STAGE) if lent else None
     start = time.perf_counter()
-    record = _again(session, spec, run, job)
+    if job["do"].endswith("-explain"):
+        record = _explain(session, spec, run, job)
+    elif job["do"] in CAPTURES:
+        record = CAPTURES[job["do"]](session, spec)
+    else:
+        record = REPLAYS[job["do"]](session, spec, load_record(run, job["reference"], job["of"]))
     seconds = time.perf_counter() - start
     record = replace(record, stage=job["as"], facts={**record.facts, **session.facts(spec)})
     save_record(record, run)
     return {"seconds": seconds, "facts": dict(record.facts)}
-
-
-def _again(session: Session, spec: RunSpec, run: Path, job: Mapping[str, Any]) -> Record:
-    """The record that a job asks for; what a side without a bug gave is the same for the next bug of the other."""
-    clean = replace(spec, plant=())
-    if (
-        spec == clean
-        or job["reference"] != session.framework.SIDE
-        or planted(session.framework.SIDE, spec.plant)
-    ):
-        return _recorded(session, spec, run, job)
-    key = json.dumps({**job, "spec": clean.to_json(), "run": "", "as": ""})
-    if key not in session.records:
-        while len(session.records) >= REMEMBERED:
-            del session.records[next(iter(session.records))]
-        session.records[key] = _recorded(session, clean, run, job)
-    return session.records[key]
-
-
-def _recorded(session: Session, spec: RunSpec, run: Path, job: Mapping[str, Any]) -> Record:
-    if job["do"].endswith("-explain"):
-        return _explain(session, spec, run, job)
-    if job["do"] in CAPTURES:
-        return CAPTURES[job["do"]](session, spec)
-    return REPLAYS[job["do"]](session, spec, load_record(run, job["reference"], job["of"]))
 
 
 def _explain(session: Session, spec: RunSpec, run: Path, job: Mapping[str, Any]) -> Record:

@@ -176,8 +176,8 @@ SAVERS = {"onnx": save_onnx, "paddle-inference": save_inference}
 """What a network can be written as."""
 
 
-def run_inference(path: str, inputs: Sequence[Array]) -> list[Array]:
-    """Load an inference program by its .json and return what it gives for `inputs`, by Paddle's inference engine."""
+def load_inference(path: str) -> Callable[[Sequence[Array]], list[Array]]:
+    """Load an inference program by its .json; return what computes its outputs from its inputs."""
     from paddle import inference
 
     config = inference.Config(path, str(Path(path).with_suffix(".pdiparams")))
@@ -185,11 +185,15 @@ def run_inference(path: str, inputs: Sequence[Array]) -> list[Array]:
     config.disable_onednn()  # on by default; it cannot run programs of Paddle 3.3 with interpolation
     config.set_cpu_math_library_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     engine = inference.create_predictor(config)
-    for name, array in zip(engine.get_input_names(), inputs, strict=True):
-        engine.get_input_handle(name).copy_from_cpu(array)
-    engine.run()
-    return [engine.get_output_handle(name).copy_to_cpu() for name in engine.get_output_names()]
+
+    def run(inputs: Sequence[Array]) -> list[Array]:
+        for name, array in zip(engine.get_input_names(), inputs, strict=True):
+            engine.get_input_handle(name).copy_from_cpu(array)
+        engine.run()
+        return [engine.get_output_handle(name).copy_to_cpu() for name in engine.get_output_names()]
+
+    return run
 
 
-RUNNERS = {"paddle-inference": run_inference}
-"""What runs a file that a network was written as."""
+LOADERS = {"paddle-inference": load_inference}
+"""What loads a file that a network was written as."""

@@ -174,21 +174,24 @@ SAVERS = {"onnx": save_onnx, "torchscript": save_torchscript, "torch-export": sa
 """What a network can be written as."""
 
 
-def run_torchscript(path: str, inputs: Sequence[Array]) -> list[Array]:
-    """Load a TorchScript module and return what it gives for `inputs`."""
-    return _run(torch.jit.load(path, map_location="cpu"), inputs)
+def load_torchscript(path: str) -> Callable[[Sequence[Array]], list[Array]]:
+    """Load a TorchScript module; return what computes its outputs from its inputs."""
+    return _runs(torch.jit.load(path, map_location="cpu"))
 
 
-def run_torch_export(path: str, inputs: Sequence[Array]) -> list[Array]:
-    """Load a program of torch.export and return what it gives for `inputs`."""
-    return _run(torch.export.load(path).module(), inputs)
+def load_torch_export(path: str) -> Callable[[Sequence[Array]], list[Array]]:
+    """Load a program of torch.export; return what computes its outputs from its inputs."""
+    return _runs(torch.export.load(path).module())
 
 
-def _run(network: Callable[..., Any], inputs: Sequence[Array]) -> list[Array]:
-    with torch.no_grad():
-        found = network(*(torch.from_numpy(array) for array in inputs))
-    return [tensor.numpy() for tensor in (found if isinstance(found, (tuple, list)) else (found,))]
+def _runs(network: Callable[..., Any]) -> Callable[[Sequence[Array]], list[Array]]:
+    def run(inputs: Sequence[Array]) -> list[Array]:
+        with torch.no_grad():
+            found = network(*(torch.from_numpy(array) for array in inputs))
+        return [tensor.numpy() for tensor in (found if isinstance(found, (tuple, list)) else (found,))]
+
+    return run
 
 
-RUNNERS = {"torchscript": run_torchscript, "torch-export": run_torch_export}
-"""What runs a file that a network was written as."""
+LOADERS = {"torchscript": load_torchscript, "torch-export": load_torch_export}
+"""What loads a file that a network was written as."""

@@ -108,8 +108,8 @@ def test_other_kinds(folder, kind, source, target):
     assert done.exit_code == 0, done.output
     assert "Verified in fresh processes" in done.output
     image = np.random.default_rng(2).standard_normal((2, 3, 41, 67), np.float32)
-    runner = (paddle_export if kind == "paddle-inference" else torch_export).RUNNERS[kind]
-    found = runner(str(folder / target) + (".json" if kind == "paddle-inference" else ""), [image])
+    load = (paddle_export if kind == "paddle-inference" else torch_export).LOADERS[kind]
+    found = load(str(folder / target) + (".json" if kind == "paddle-inference" else ""))([image])
     with torch.no_grad():
         expected = twin(folder / "net.pth")(torch.from_numpy(image))
     assert len(found) == len(expected)

@@ -18,13 +18,23 @@ def names() -> tuple[str, ...]:
     return tuple(name for family in FAMILIES if family is not subjects for name in family.NAMES)
 
 
+def timed_names() -> tuple[str, ...]:
+    """The names of the pairs whose latency is measured unless others are asked for."""
+    return stdc.TIMED
+
+
+def family_of(name: str) -> ModuleType:
+    """The family of the pair called `name`. Raises UsageError for an unknown name."""
+    for family in FAMILIES:
+        if name in family.NAMES:
+            return family
+    raise UsageError(f"--pair {name}: there is no such pair", note=f"There are: {', '.join(names())}.")
+
+
 def find_pair(name: str, architecture: Architecture | None = None, base: int = 64) -> Pair:
     """The pair called `name`; the numbers that a name leaves open come from `architecture`, a checkpoint's.
 
     `base` is the width of the network when there is no checkpoint. Raises UsageError for an unknown name.
     """
-    for family in FAMILIES:
-        if name in family.NAMES:
-            pair: Pair = family.pair(name, architecture, base)
-            return pair
-    raise UsageError(f"--pair {name}: there is no such pair", note=f"There are: {', '.join(names())}.")
+    pair: Pair = family_of(name).pair(name, architecture, base)
+    return pair
