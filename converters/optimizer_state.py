@@ -65,7 +65,7 @@ class Momentum:
 
 
 def parameters_of(net: Opened) -> Parameters:
-    """The parameters of the network that a checkpoint is of: all of its tensors but the norms' statistics."""
+    """The parameters of the network that a checkpoint is of: all of its tensors but norms' statistics and buffers."""
     architecture = net.architecture
     named = plainly_named(net) if architecture is None else officially_named(net, architecture)
     order = (
@@ -73,8 +73,13 @@ def parameters_of(net: Opened) -> Parameters:
         if architecture is None
         else [n for n in architecture.tensors if n in named.tensors]
     )
-    shapes = {name: named.tensors[name].shape for name in order if name.rpartition(".")[2] not in BUFFERS}
     kinds = {} if architecture is None else architecture.tensors
+    idle = {name for name, spec in kinds.items() if spec.kind == "buffer"}
+    shapes = {
+        name: named.tensors[name].shape
+        for name in order
+        if name.rpartition(".")[2] not in BUFFERS and name not in idle
+    }
     transposed = frozenset(
         name for name in shapes if name in kinds and is_transposed("paddle", kinds[name].kind)
     )

@@ -4,7 +4,8 @@
 those of GloRe_Unit_2D in github.com/facebookresearch/GloRe (the authors'), which has it in video networks only.
 The segmentation network around it is PaddleSeg's, paddleseg/models/glore.py, under the names that torchvision
 gives to such a network's parts: ResNet v1d, 1x1 to 512 channels, the unit, dropout 0.1, and an auxiliary head
-whose first convolution has a bias. PaddleSeg's widths are those of base 64; here all scale.
+whose first convolution has a bias. (Its unit has the graph convolution's ReLU behind the second convolution; here
+it is where the authors have it.) PaddleSeg's widths are those of base 64; here all scale.
 """
 
 from paddle import Tensor, nn

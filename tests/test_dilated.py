@@ -13,6 +13,7 @@ from stdc_parity.converters import dilated, families
 from stdc_parity.converters.errors import CheckpointError
 from stdc_parity.converters.layout import translate
 from stdc_parity.converters.layouts import get_layout
+from stdc_parity.converters.optimizer_files import convert_optimizer
 from stdc_parity.converters.plan import apply_plan, choose_architecture, counters, make_plan
 from stdc_parity.converters.statedict import find_state_dict
 from stdc_parity.fixtures.weights import seeded_weights
@@ -232,3 +233,27 @@ def test_what_is_missing_is_named():
     left = {name: array for name, array in tensors.items() if not name.startswith("aux_classifier.")}
     with pytest.raises(CheckpointError, match=r"aux_classifier\.4\.bias: missing, deeplabv3-resnet50 needs \(19,\)"):
         converted(left, "torch")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_converter_knows_the_recipes_groups(twins, network):
+    ours, _ = twins[network]
+    names = {id(param): name for name, param in ours.named_parameters()}
+    architecture = families.architecture(f"{network}-resnet50", num_classes=5, base=4)
+    groups = tuple(tuple(names[id(param)] for param in group) for group in ours.get_params())
+    trained = [name for name in architecture.tensors if name in names.values()]
+    assert next(families.training_orders(architecture, trained)) == groups
+
+
+def test_momentum_of_a_ginet_moves_over(tmp_path):
+    """All of its parameters in one group, as torch's own default is; the words' embeddings are none."""
+    ours = build("torch", "ginet", num_classes=5, base=4)
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.01, momentum=0.9)
+    for number, param in enumerate(ours.parameters()):
+        param.grad = torch.full_like(param, number)
+    optimizer.step()
+    torch.save({"model": ours.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "all.pth")
+    momentum = convert_optimizer(tmp_path / "all.pth", None, settings={}).momentum
+    names = [name for name, _ in ours.named_parameters()]
+    assert momentum.order == (tuple(names),)
+    assert all((momentum.buffers[name] == number).all() for number, name in enumerate(names))

@@ -64,6 +64,11 @@ def ginet() -> Iterator[Line]:
     yield Line("auxlayer.4", "auxlayer.conv")
 
 
+RELU = (
+    "PaddleSeg's GloRe has the ReLU of its graph convolution behind the second convolution, our twins before it, as "
+    "the authors:"
+)
+GINET = "Its GINet computes the same (docs/dilated.md)."
 LAYOUT = Layout(
     name="paddleseg-dilated",
     side="paddle",
@@ -71,4 +76,6 @@ LAYOUT = Layout(
     family=dilated.NAME,
     lines=(*resnet(), *glore(), *ginet()),
     absent={dilated.PRESENCE: "PaddleSeg trains GINet without its semantic context loss"},
+    advice=f"{RELU} such a file computes otherwise in PaddleSeg. {GINET}",
+    caveat=f"{RELU} its logits differ from theirs. {GINET}",
 )
