@@ -161,8 +161,7 @@ def _loaded(session: FileSession, file: Path) -> Callable[[Sequence[Array]], Any
         exporter = importlib.import_module(f"stdc_parity.models_{DEPLOYED[session.side]}.export")
         loaded: Callable[[Sequence[Array]], Any] = exporter.LOADERS[session.side](str(file))
         return loaded
-    optimised = session.side == "onnx"
-    started = capture_onnx.start_graph(open_graph(file), optimised=optimised, threads=session.threads)
+    started = _started(session, str(file))
     return lambda inputs: capture_onnx.run_started(started, inputs)
 
 
