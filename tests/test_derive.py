@@ -22,6 +22,7 @@ from stdc_parity.align.derivation.values import telling_values
 from stdc_parity.align.sides import open_sides
 from stdc_parity.converters.errors import ParityError
 from stdc_parity.converters.rules_file import load_rules
+from stdc_parity.fixtures import random_ports
 
 NETS = Path(__file__).parent / "derive_nets"
 INPUTS = {
@@ -29,9 +30,11 @@ INPUTS = {
     "Attentions": ["2x5x8", "2x4x6", "2x4x4"], "Reparameterised": ["2x3x7x7"], "reparameterised_new": ["2x3x7x7"],
     "Parameters": ["2x7x6"], "Tied": ["2x5:int64<9"], "Containers": ["3x6"], "Swapped": ["1x3x8x8"],
     "Packed": ["2x4x6"], "Split": ["2x4x6"], "TrainHeads": ["3x6"], "Unsaved": ["2x6"], "Left": ["2x5"],
+    "Inner": ["2x4"],
     "Added": ["3x5"], "Extra": ["2x4"], "Wrong": ["3x5"], "Idle": ["2x4"], "Turned": ["3x4"],
+    "Dead": ["2x4"],
 }  # fmt: skip
-WHOLE = list(INPUTS)[:16]
+WHOLE = list(INPUTS)[:17]
 
 
 def module(side):
@@ -52,9 +55,13 @@ def derive(tmp_path_factory):
 
         def of(name, *, run=True):
             if (name, run) not in known:
-                builders = {side: f"{side}_nets:{name}" for side in SIDES}
-                jobs = jobs_of_builders(builders, {side: [NETS] for side in SIDES})
-                inputs = draw_inputs(INPUTS[name], 0) if run else None
+                if isinstance(name, int):
+                    facts = {"arguments": {"seed": name}, "method": ""}
+                    jobs = {side: {"builder": f"{random_ports.__name__}_{side}:build", **facts} for side in SIDES}
+                else:
+                    builders = {side: f"{side}_nets:{name}" for side in SIDES}
+                    jobs = jobs_of_builders(builders, {side: [NETS] for side in SIDES})
+                inputs = draw_inputs(INPUTS.get(name, ["4x6"]), 0) if run else None
                 known[name, run] = Prober(workers, jobs, inputs, tmp_path_factory.mktemp("run")).derive()
             return known[name, run]
 
@@ -126,6 +133,33 @@ def test_names_on_other_layers_are_told_by_what_they_are_given(derive):
         "head16.weight": "head8.weight", "conv8.bias": 0, "conv16.bias": 0, "head8.bias": 0, "head16.bias": 0,
     }  # fmt: skip
     assert settled(derive("Swapped"))["head8.weight"] == "probe"
+
+
+def test_swapped_names_of_layers_that_no_output_depends_on_are_told_too(derive):
+    found = pairs(derive("Dead"))
+    assert {name: found[name] for name in ("a.weight", "b.weight", "c.weight")} == {
+        "a.weight": "a.weight", "b.weight": "c.weight", "c.weight": "b.weight"
+    }  # fmt: skip
+
+
+def test_a_wrapper_around_one_side_is_a_path(derive):
+    assert set(settled(derive("Inner")).values()) == {"path"}
+    assert pairs(derive("Inner"))["idle_a.weight"] == "body.idle_a.weight"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_ports_are_mapped_right_or_marked(derive, seed):
+    """`benchmarks/derive.py` has hundreds of them."""
+    design = random_ports.draw_design(seed)
+    port, reached = random_ports.draw_port(design, seed), design.reached()
+    found = derive(seed)
+    assert found.holds, found.remarks
+    for rule in found.rules.tensors:
+        part = (rule.torch or "").partition(".")[0]
+        if part in reached and rule.paddle is not None and rule.settled != "order":
+            assert rule.paddle.partition(".")[0] == port.names[part], rule
+            if design.parts[part] == "matrix":
+                assert rule.transform == ("transpose" if part in port.turned else "copy"), rule
 
 
 def test_branches_that_are_added_are_marked_and_what_nobody_calls_is_open(derive):

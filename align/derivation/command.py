@@ -97,7 +97,7 @@ def describe(found: Derivation) -> Iterator[str]:
     if found.gap is None:
         yield "Not proven by a run."
     elif found.holds:
-        proven = "Proven: the" if found else "What is open was left as it is; the"
+        proven = "Proven: the" if found else "With what is open as it was tried, the"
         yield f"{proven} outputs of both sides agree to {found.gap:.1e} of scale with these rules (float64)."
     else:
         yield "NOT PROVEN: with these rules the two sides do not compute the same."

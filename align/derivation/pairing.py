@@ -78,10 +78,25 @@ def pair_units(torch: Sequence[Unit], paddle: Sequence[Unit]) -> Pairing:
 
 def _by_path(found: Pairing) -> None:
     theirs = {unit.path: unit for unit in found.paddle}
+    wrapped = _wrapper(found.torch, found.paddle), _wrapper(found.paddle, found.torch)
     for unit in list(found.torch):
-        other = theirs.get(unit.path)
+        path = unit.path.removeprefix(wrapped[1]) if wrapped[1] else wrapped[0] + unit.path
+        other = theirs.get(path)
         if other is not None and fits(unit, other):
-            found.take(unit, other, "path")
+            what = wrapped[0] or wrapped[1]
+            found.take(unit, other, "path", f"all of one side is in {what}" if what else "")
+
+
+def _wrapper(inner: Sequence[Unit], outer: Sequence[Unit]) -> str:
+    """What stands before each path of one side on the other one, if that has all of its modules in one; else ""."""
+    first = {unit.path.partition(".")[0] for unit in outer}
+    if len(first) != 1 or len(inner) < 2:
+        return ""
+    prefix = f"{first.pop()}."
+    paths = {unit.path for unit in outer}
+    if {unit.path for unit in inner} & paths:
+        return ""
+    return prefix if sum(prefix + unit.path in paths for unit in inner) * 2 > len(inner) else ""
 
 
 def _by_signature(found: Pairing, key: Callable[[Unit], Hashable]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stdc_parity.align.derivation.calls import AGREE, Call, Run
+from stdc_parity.align.derivation.calls import AGREE, Call, Run, gap_of
 from stdc_parity.align.derivation.job import INPUTS, OUTPUTS, WEIGHTS
 from stdc_parity.align.derivation.mapping import derive_rules, make_rules, pair_tables
 from stdc_parity.align.derivation.pairing import Pair, Pairing
@@ -87,6 +87,14 @@ class Prober:
         pairing = self._paired(ordered)
         return self._settled(pairing, runs["torch"])
 
+    def check(self, rules: Rules, mode: str = "eval") -> float:
+        """How far the outputs of both sides are apart with these rules, relative to each output's largest value."""
+        if not self.values:
+            self._prepare()
+        reference, run = self._run("torch", mode), self._run_with(rules, mode)
+        failed = reference.failed or run.failed
+        return float("inf") if failed else gap_of(reference.outputs, run.outputs)
+
     def _settled(self, pairing: Pairing, reference: Run) -> Derivation:
         """What runs in eval mode, and in train mode where that shows more, make of the pairs."""
         search = self._search(pairing, reference, "eval", frozenset())
@@ -101,7 +109,7 @@ class Prober:
         kept = Pairing([pair for pair, why in verdicts if not why], pairing.torch, pairing.paddle)
         unsure = [(pair, why) for pair, why in verdicts if why]
         rules = make_rules(self.tables["torch"], self.tables["paddle"], kept, unsure)
-        return self._proven(rules, remarks)
+        return self._proven(rules, search.current.gap, remarks)
 
     def _in_train_mode(
         self, pairing: Pairing, verdicts: list[tuple[Pair, str]], rest: Sequence[Pair]
@@ -116,15 +124,15 @@ class Prober:
             return verdicts, [f"In train mode PyTorch's side cannot be run: {reference.failed}"]
         before = list(pairing.pairs)
         search = self._search(pairing, reference, "train", kept)
-        if search.run.failed:
-            return verdicts, [f"In train mode Paddle's side cannot be run: {search.run.failed}"]
+        if search.current.run.failed:
+            return verdicts, [f"In train mode Paddle's side cannot be run: {search.current.run.failed}"]
         if not search.solve():
             pairing.pairs[:] = before
-            fault = search.fault()
+            fault = search.current.fault()
             where = f", first at {fault.path}" if fault else ""
-            gap = f"{search.gap:.1e}" if search.gap < float("inf") else "in number or shape"
+            gap = f"{search.current.gap:.1e}" if search.current.gap < float("inf") else "in number or shape"
             return verdicts, [f"In train mode the outputs differ ({gap}{where}); what only that shows is not proven."]
-        remarks = [f"In train mode the outputs agree to {search.gap:.1e}."]
+        remarks = [f"In train mode the outputs agree to {search.current.gap:.1e}."]
         merged, old = [], {id(pair.paddle): (pair, why) for pair, why in verdicts}
         for pair, why in judge_pairs(search):
             former = old.get(id(pair.paddle))
@@ -141,16 +149,16 @@ class Prober:
 
     def _unsettled(self, search: Search) -> Derivation:
         """What stays when the outputs do not agree: what neither order nor shape had to decide."""
-        fault = search.fault()
-        gap = f"by {search.gap:.1e} of scale" if search.gap < float("inf") else "in number or shape"
-        if search.run.failed:
-            remark = f"Paddle's side cannot be run with these rules: {search.run.failed}"
+        fault = search.current.fault()
+        gap = f"by {search.current.gap:.1e} of scale" if search.current.gap < float("inf") else "in number or shape"
+        if search.current.run.failed:
+            remark = f"Paddle's side cannot be run with these rules: {search.current.run.failed}"
         elif fault is None:
             remark = f"The outputs differ {gap}, and no module's call shows where."
         else:
             how = "is given something else" if fault.inputs else "is given the same and does not do the same"
             remark = f"The outputs differ {gap}; first of all {fault.path} {how} ({fault.gap:.1e})."
-        seen = set() if fault is None else {call.path for call in search.run.calls[: fault.number]}
+        seen = set() if fault is None else {call.path for call in search.current.run.calls[: fault.number]}
         kept, unsure = [], []
         for pair in search.pairing.pairs:
             sure = pair.settled in ("path", "type") and not pair.axes and not pair.others
@@ -162,16 +170,17 @@ class Prober:
             kept.append(pair) if sure else unsure.append((pair, "the outputs differ, so no run settles it"))
         pairing = Pairing(kept, search.pairing.torch, search.pairing.paddle)
         rules = make_rules(self.tables["torch"], self.tables["paddle"], pairing, unsure)
-        return Derivation(rules, search.gap, False, [remark], self.facts)
+        return Derivation(rules, search.current.gap, False, [remark], self.facts)
 
     def _has_rival(self, search: Search, pair: Pair) -> bool:
         """Whether another pair has the same look and the same input, so that its agreeing call says nothing."""
         return any(search._alike(pair, other) for other in search.pairing.pairs if other is not pair)
 
-    def _proven(self, rules: Rules, remarks: list[str]) -> Derivation:
-        """The rules with the figure of a run with them and nothing else."""
-        reference, run = self._run("torch", "eval"), self._run_with(rules, "eval")
-        gap = float("inf") if run.failed else _gap(reference, run)
+    def _proven(self, rules: Rules, tried: float, remarks: list[str]) -> Derivation:
+        """The rules with the figure of a run with them; with that of the run that `tried` what is open, if it is."""
+        if rules.open:
+            return Derivation(rules, tried, True, remarks, self.facts)
+        gap = self.check(rules)
         return Derivation(rules, gap, gap <= self.tol, remarks, self.facts)
 
     def _search(self, pairing: Pairing, reference: Run, mode: str, kept: frozenset[str]) -> Search:
@@ -233,12 +242,6 @@ class Prober:
         if isinstance(answer, Failure) and not may_fail:
             raise ParityError(f"the {side} side failed: {answer.message}", answer.note or None)
         return answer
-
-
-def _gap(reference: Run, run: Run) -> float:
-    from stdc_parity.align.derivation.calls import gap_of
-
-    return gap_of(reference.outputs, run.outputs)
 
 
 def _wide(array: Array) -> Array:

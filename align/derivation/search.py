@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import permutations, product
 from time import monotonic
 
-from stdc_parity.align.derivation.calls import AGREE, DIFFER, Run, apart, gap_of
+from stdc_parity.align.derivation.calls import AGREE, DIFFER, Run, apart
+from stdc_parity.align.derivation.comparison import Comparison, Fault
 from stdc_parity.align.derivation.pairing import Pair, Pairing, fits, with_axes
 from stdc_parity.align.derivation.units import TENSOR, Unit
 
@@ -27,19 +28,12 @@ MAX_SECONDS = 240
 RunPaddle = Callable[[Sequence[Pair]], Run]
 
 
-@dataclass(frozen=True)
-class Fault:
-    """The first call of Paddle's side that does not do what PyTorch's does: its number, module, and whether its
-    `inputs` were other ones already."""
-
-    number: int
-    path: str
-    inputs: bool
-    gap: float
-
-
 class Search:
-    """The search of one mode; `pairing` changes as it goes. `kept` are modules whose pairs it may not touch."""
+    """The search of one mode; `pairing` changes as it goes. `kept` are modules whose pairs it may not touch.
+
+    `current` is the comparison of both sides' runs with the pairs as they are, `moved` the paths of Paddle's units
+    that were paired otherwise than at the start.
+    """
 
     def __init__(
         self, pairing: Pairing, reference: Run, run: RunPaddle, kept: frozenset[str] = frozenset(), tol: float = AGREE
@@ -48,97 +42,52 @@ class Search:
         self.pairing, self.reference, self._paddle, self.kept, self.tol = pairing, reference, run, kept, tol
         self.runs, self._start = 0, monotonic()
         self.moved: set[str] = set()
-        self.run = self._try(pairing.pairs)
-
-    @property
-    def gap(self) -> float:
-        """How far the outputs of both sides are apart, relative to each output's largest value."""
-        return self._gap(self.run)
-
-    @property
-    def holds(self) -> bool:
-        """Whether the outputs agree."""
-        return self.gap <= self.tol
+        self.current = self._try(list(pairing.pairs))
 
     def solve(self) -> bool:
         """Change pairs until the outputs agree, or nothing helps; whether they agree."""
-        while not self.holds and not self.run.failed and not self.is_over:
-            fault = self.fault()
+        while not self.current.holds and not self.current.run.failed and not self.is_over:
+            fault = self.current.fault()
             if not (fault and fault.inputs and self._follow_inputs(fault)) and not self._try_orders(fault):
                 break
-        return self.holds
+        if self.current.holds:
+            self._refine()
+        return self.current.holds
 
-    def fault(self) -> Fault | None:
-        """The first call that differs, None if no call shows it."""
-        return self._fault(self.run, self.pairing.pairs)
+    def _refine(self) -> None:
+        """Follow the inputs of what no output depends on, too: of layers whose names are swapped, for instance."""
+        passed: set[str] = set()
+        while (fault := self.current.fault(passed)) is not None and not self.is_over:
+            if not (fault.inputs and self._follow_inputs(fault)):
+                passed.add(fault.path)
 
     @property
     def is_over(self) -> bool:
         """Whether it has tried enough."""
         return self.runs >= MAX_RUNS or monotonic() - self._start > MAX_SECONDS
 
-    def _try(self, pairs: Sequence[Pair]) -> Run:
+    def _try(self, pairs: Sequence[Pair], left: Sequence[Unit] | None = None) -> Comparison:
         self.runs += 1
-        return self._paddle(pairs)
-
-    def _gap(self, run: Run) -> float:
-        return float("inf") if run.failed else gap_of(self.reference.outputs, run.outputs)
-
-    def _fault(self, run: Run, pairs: Sequence[Pair]) -> Fault | None:
-        partner = {pair.paddle.module: pair.torch for pair in pairs if pair.paddle.module}
-        unpaired = {unit.module for unit in self.pairing.paddle
-                    if unit.module and any(fits(each, unit) for each in self.pairing.torch)}  # fmt: skip
-        count: dict[str, int] = {}
-        for number, call in enumerate(run.calls):
-            k = count[call.path] = count.get(call.path, -1) + 1
-            if call.path in unpaired:
-                return Fault(number, call.path, True, float("inf"))
-            theirs = self.reference.by_path.get(partner[call.path].module, ()) if call.path in partner else ()
-            if k >= len(theirs):
-                continue
-            for inputs, a, b in ((True, theirs[k].inputs, call.inputs), (False, theirs[k].outputs, call.outputs)):
-                gap = apart(a, b)
-                if gap is not None and gap > self.tol:
-                    return Fault(number, call.path, inputs, gap)
-        return None
-
-    def _progress(self, run: Run, pairs: Sequence[Pair]) -> float:
-        """How many calls agree before the first that does not; more than all if the outputs agree."""
-        if run.failed:
-            return -1.0
-        fault = self._fault(run, pairs)
-        return float("inf") if self._gap(run) <= self.tol else len(run.calls) if fault is None else fault.number
+        left = self.pairing.torch if left is None else left
+        run = self._paddle(pairs)
+        return Comparison(self.reference, run, pairs, left, self.pairing.paddle, self.kept, self.tol)
 
     def _follow_inputs(self, fault: Fault) -> bool:
         """Give the module of the fault the unit that is given the same; whether there is one, and it helps."""
-        given = self.run.calls[fault.number].inputs
-        k = sum(call.path == fault.path for call in self.run.calls[: fault.number])
+        given = self.current.run.calls[fault.number].inputs
         index = next((i for i, p in enumerate(self.pairing.pairs) if p.paddle.module == fault.path), None)
         paddle = next((u for u in self.pairing.paddle if u.module == fault.path), None)
         if index is not None:
             paddle = self.pairing.pairs[index].paddle
         if paddle is None or paddle.module in self.kept:
             return False
-        before = self._progress(self.run, self.pairing.pairs)
-        for unit in self._candidates(paddle):
-            theirs = self.reference.by_path.get(unit.module, ())
-            gap = apart(theirs[k].inputs, given) if k < len(theirs) else None
-            if gap is None or gap > self.tol:
-                continue
-            pairs, left = self._given(paddle, index, unit)
-            run = self._try(pairs)
-            if self._progress(run, pairs) > before:
-                self._accept(pairs, run, left)
-                return True
+        for unit in self.current.candidates(paddle):
+            if self.current.is_given(unit, fault.before, given):
+                found = self._try(*self._given(paddle, index, unit))
+                if found.progress > self.current.progress:
+                    self._accept(found)
+                    return True
         return False
-
-    def _candidates(self, paddle: Unit) -> Iterator[Unit]:
-        """PyTorch's units that a unit of Paddle's might be instead of its own: those left, then those of others."""
-        yield from (unit for unit in self.pairing.torch if unit.module and fits(unit, paddle))
-        for pair in self.pairing.pairs:
-            free = pair.torch.module and pair.paddle.module not in self.kept and pair.paddle is not paddle
-            if free and fits(pair.torch, paddle):
-                yield pair.torch
 
     def _given(self, paddle: Unit, index: int | None, unit: Unit) -> tuple[list[Pair], list[Unit]]:
         """The pairs with `unit` given to `paddle`, and PyTorch's units that are left then."""
@@ -160,53 +109,54 @@ class Search:
             left += [] if former is None else [former]
         return pairs, left
 
-    def _accept(self, pairs: list[Pair], run: Run, left: list[Unit] | None = None) -> None:
+    def _accept(self, found: Comparison) -> None:
+        """Make the pairs of a comparison those of the search."""
         before = {id(pair.paddle): pair for pair in self.pairing.pairs}
-        for pair in pairs:
+        for pair in found.pairs:
             former = before.get(id(pair.paddle))
             if former is None or former.torch is not pair.torch or former.axes != pair.axes:
                 self.moved.add(pair.paddle.path)
-        self.pairing.pairs[:] = pairs
-        if left is not None:
-            taken = {id(pair.paddle) for pair in pairs}
-            lost = [p.paddle for p in before.values() if id(p.paddle) not in taken]
-            self.pairing.paddle[:] = [u for u in [*self.pairing.paddle, *lost] if id(u) not in taken]
-            self.pairing.torch[:] = left
-        self.run = run
+        taken = {id(pair.paddle) for pair in found.pairs}
+        lost = [pair.paddle for pair in before.values() if id(pair.paddle) not in taken]
+        self.pairing.paddle[:] = [u for u in [*self.pairing.paddle, *lost] if id(u) not in taken]
+        self.pairing.torch[:] = list(found.left)
+        self.pairing.pairs[:] = list(found.pairs)
+        self.current = replace(found, unpaired=self.pairing.paddle)
 
     def _try_orders(self, fault: Fault | None) -> bool:
         """Try other orders of units that nothing tells apart; take what gets furthest, and say if anything helped."""
-        here = self._progress(self.run, self.pairing.pairs)
-        best: tuple[float, list[Pair], Run] | None = None
         for choice in list(self._choices(fault)):
+            best = self.current
             for pairs in choice:
                 if self.is_over:
                     return False
-                run = self._try(pairs)
-                reached = self._progress(run, pairs)
-                if reached > here and (best is None or reached > best[0]):
-                    best = reached, pairs, run
-            if best is not None:
-                self._accept(best[1], best[2])
+                found = self._try(pairs)
+                best = found if found.progress > best.progress else best
+            if best is not self.current:
+                self._accept(best)
                 return True
-        return self._try_combinations(here)
+        return self._try_combinations(fault)
 
-    def _try_combinations(self, here: float) -> bool:
-        """All orders of everything at once, if they are few: first of what its path does not settle."""
+    def _try_combinations(self, fault: Fault | None) -> bool:
+        """All orders of several things at once, as many as give few combinations: first axes, then what its path
+        does not settle, then the rest."""
         pairs = self.pairing.pairs
         turns = [(i, [pair.axes, *pair.others]) for i, pair in enumerate(pairs)
                  if pair.others and pair.paddle.module not in self.kept]  # fmt: skip
-        groups = list(self._groups(None))
+        groups = list(self._groups(fault))
         unnamed = [[i for i in group if pairs[i].settled != "path"] for group in groups]
         for chosen in ([group for group in unnamed if len(group) > 1], groups):
-            count = math.prod(math.factorial(len(group)) for group in chosen)
-            few = count * math.prod(len(orders) for _, orders in turns) <= MAX_COMBINATIONS
-            if few and self._try_product(here, chosen, turns):
+            count, few = math.prod(len(orders) for _, orders in turns), []
+            for group in sorted(chosen, key=len):
+                if count * math.factorial(len(group)) <= MAX_COMBINATIONS:
+                    count *= math.factorial(len(group))
+                    few.append(group)
+            if count <= MAX_COMBINATIONS and self._try_product(few, turns):
                 return True
         return False
 
     def _try_product(
-        self, here: float, groups: Sequence[Sequence[int]], turns: Sequence[tuple[int, Sequence[tuple[int, ...]]]]
+        self, groups: Sequence[Sequence[int]], turns: Sequence[tuple[int, Sequence[tuple[int, ...]]]]
     ) -> bool:
         """Try every order of every group with every order of the axes; whether one gets further."""
         for axes in product(*(orders for _, orders in turns)):
@@ -214,13 +164,13 @@ class Search:
                 if self.is_over:
                     return False
                 pairs = list(self.pairing.pairs)
-                for (i, _), each in zip(turns, axes, strict=True):
-                    pairs = turned(pairs, i, each)
                 for group, order in zip(groups, orders, strict=True):
                     pairs = _permuted(pairs, group, order)
-                run = self._try(pairs)
-                if self._progress(run, pairs) > here:
-                    self._accept(pairs, run)
+                for (i, _), each in zip(turns, axes, strict=True):
+                    pairs = turned(pairs, i, each)
+                found = self._try(pairs)
+                if found.progress > self.current.progress:
+                    self._accept(found)
                     return True
         return False
 
@@ -241,11 +191,12 @@ class Search:
 
         With a fault only what was called before it; first those that were not settled by their paths.
         """
-        seen = {call.path for call in (self.run.calls if fault is None else self.run.calls[: fault.number + 1])}
+        run = self.current.run
+        seen = {call.path for call in (run.calls if fault is None else run.calls[: fault.number + 1])}
         found: list[list[int]] = []
         for i, pair in enumerate(self.pairing.pairs):
             called = pair.paddle.module
-            if called in self.kept or (called and called in self.run.by_path and called not in seen):
+            if called in self.kept or (called and called in run.by_path and called not in seen):
                 continue
             for group in found:
                 if self._alike(pair, self.pairing.pairs[group[0]]):
@@ -254,13 +205,15 @@ class Search:
             else:
                 found.append([i])
         several = [group for group in found if len(group) > 1]
-        if fault is not None and not fault.inputs:  # a module that does not do the same with the same
-            several = [group for group in several if any(self._may_cause(fault, i) for i in group)]
-        yield from sorted(several, key=lambda group: all(self.pairing.pairs[i].settled == "path" for i in group))
+        yield from sorted(several, key=lambda group: self._likelihood(fault, group))
 
-    def _may_cause(self, fault: Fault, i: int) -> bool:
-        module = self.pairing.pairs[i].paddle.module
-        return module == fault.path or module not in self.run.by_path
+    def _likelihood(self, fault: Fault | None, group: Sequence[int]) -> tuple[bool, bool]:
+        """What sorts groups: those that may make a module do another thing with the same, then unsettled ones."""
+        pairs = [self.pairing.pairs[i] for i in group]
+        own = fault is None or fault.inputs or any(
+            pair.paddle.module == fault.path or pair.paddle.module not in self.current.run.by_path for pair in pairs
+        )
+        return not own, all(pair.settled == "path" for pair in pairs)
 
     def _alike(self, a: Pair, b: Pair) -> bool:
         """Whether two pairs might have been mixed up, as far as their looks and inputs tell."""
@@ -278,11 +231,11 @@ class Search:
 
     def gap_with(self, pairs: Sequence[Pair]) -> float:
         """How far the outputs are apart with other pairs, in a run of its own; NaN if too many were tried."""
-        return float("nan") if self.is_over else self._gap(self._try(pairs))
+        return float("nan") if self.is_over else self._try(pairs).gap
 
     def is_called(self, pair: Pair) -> bool:
         """Whether a call of either side's module shows the pair."""
-        return pair.torch.module in self.reference.by_path or pair.paddle.module in self.run.by_path
+        return pair.torch.module in self.reference.by_path or pair.paddle.module in self.current.run.by_path
 
 
 def _permuted(pairs: Sequence[Pair], indices: Sequence[int], order: Sequence[int]) -> list[Pair]:

@@ -43,11 +43,11 @@ def _judged(search: Search, i: int, pair: Pair) -> Verdict:
     if same:
         return _indistinguishable(search, pair, same)
     if not words and is_of_nobody(pair):
-        return _by_effect(search, i, pair)
+        return _by_effect(search, pair)
     if not words:
         return pair, ""  # nothing else looks like it
     gap, what = min(words)
-    evidence = f"agrees to {search.gap:.1e}; {what}"
+    evidence = f"agrees to {search.current.gap:.1e}; {what}"
     return replace(pair, settled="probe", evidence=evidence), ""
 
 
@@ -79,7 +79,7 @@ def _rivals(search: Search, i: int, pair: Pair) -> Iterator[tuple[str, float, st
 
 def _told_by_inputs(search: Search, pair: Pair, rival: Unit) -> float | None:
     """How far the inputs of a pair and of a rival are apart, if they tell the two apart; else None."""
-    ours = search.run.by_path.get(pair.paddle.module, ()) if pair.paddle.module else ()
+    ours = search.current.run.by_path.get(pair.paddle.module, ()) if pair.paddle.module else ()
     theirs = search.reference.by_path.get(pair.torch.module, ()) if pair.torch.module else ()
     if not ours or len(ours) != len(theirs):
         return None
@@ -95,15 +95,21 @@ def _indistinguishable(search: Search, pair: Pair, same: list[str]) -> Verdict:
     others = ", ".join(same[:3]) + (", …" if len(same) > 3 else "")
     if any(name.startswith("the tensor ") for name in same):
         return pair, f"{others} gives the same outputs"
-    if not (search.is_called(pair) and pair.settled in ("order", "probe")):
+    if not (search.is_called(pair) or (is_of_nobody(pair) and _effect(search, pair) >= DIFFER)):
         return pair, f"swapping it with {others} changes nothing: the run does not reach it"
-    evidence = f"indistinguishable: swapping it with {others} changes nothing ({search.gap:.1e}); paired in order"
+    gap = f"{search.current.gap:.1e}"
+    evidence = f"indistinguishable: swapping it with {others} changes nothing ({gap}); paired in order"
     return replace(pair, settled="order", evidence=evidence), ""
 
 
-def _by_effect(search: Search, i: int, pair: Pair) -> Verdict:
+def _effect(search: Search, pair: Pair) -> float:
+    """How far the outputs are apart if Paddle's side keeps its own values instead of the pair's."""
+    return search.gap_with([other for other in search.pairing.pairs if other is not pair])
+
+
+def _by_effect(search: Search, pair: Pair) -> Verdict:
     """A tensor of nobody's that nothing else looks like: it has to have an effect."""
-    gap = search.gap_with([*search.pairing.pairs[:i], *search.pairing.pairs[i + 1 :]])
+    gap = _effect(search, pair)
     if gap < DIFFER:
         return pair, f"nothing else has its shape, but the outputs do not depend on it (without it: {gap:.1e})"
-    return replace(pair, settled="probe", evidence=f"agrees to {search.gap:.1e}; without it: {gap:.1e}"), ""
+    return replace(pair, settled="probe", evidence=f"agrees to {search.current.gap:.1e}; without it: {gap:.1e}"), ""

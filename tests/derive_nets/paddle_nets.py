@@ -259,6 +259,40 @@ class Left(nn.Layer):
         return self.second(paddle.tanh(self.first(x)))
 
 
+class Dead(nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Linear(4, 4)
+        self.b = nn.Linear(4, 4)
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = paddle.tanh(self.a(x))
+        self.c(y)
+        self.b(paddle.sin(y))
+        return y
+
+
+class _Body(nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.idle_b = nn.Linear(4, 4)
+        self.idle_a = nn.Linear(4, 4)
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+class Inner(nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.body = _Body()
+
+    def forward(self, x):
+        return self.body(x)
+
+
 class Idle(nn.Layer):
     def __init__(self):
         super().__init__()

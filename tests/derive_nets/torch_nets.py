@@ -271,6 +271,35 @@ class Left(nn.Module):
         return self.b(torch.tanh(self.a(x)))
 
 
+class Dead(nn.Module):
+    """Layers whose outputs nobody uses, which the port calls by each other's names."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+        self.b = nn.Linear(4, 4)
+        self.c = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = torch.tanh(self.a(x))
+        self.b(y)
+        self.c(torch.sin(y))
+        return y
+
+
+class Inner(nn.Module):
+    """What the port has in a wrapper, with layers that no call shows and that only names tell."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.idle_a = nn.Linear(4, 4)
+        self.idle_b = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.fc(x)
+
+
 class Idle(nn.Module):
     def __init__(self):
         super().__init__()
