@@ -612,20 +612,19 @@ def optimizer(
 
 
 @convert.command(context_settings=SETTINGS, short_help="Rules of two networks, for --rules.")
-@click.option("--pair", metavar="NAME", help="A pair that is known (stdc-align pairs lists them).")
-@click.option("--torch", "torch_builder", metavar="MODULE:FUNCTION", help="What builds the PyTorch network.")
-@click.option("--paddle", "paddle_builder", metavar="MODULE:FUNCTION", help="What builds the Paddle network.")
+@click.option("--pair", metavar="NAME", help="A pair that is known (stdc-align pairs), or a pair file.")
+@click.option("--torch", metavar="BUILD", help="Your own PyTorch network: module:function or file.py:name.")
+@click.option("--paddle", metavar="BUILD", help="Your own Paddle network (docs/bring-your-own.md).")
 @click.option(
-    "--torch-path", metavar="DIR", multiple=True, type=click.Path(path_type=Path),
-    help="A folder to import PyTorch's side from, before the current one.",
+    "--input", "inputs", metavar="SPEC", multiple=True,
+    help="What they are called with: [NAME:]SHAPE[:DTYPE][:LOW..HIGH], such as 1x3x224x224 or ids:2x16:int64:0..99; "
+    "once for each input. Without it nothing is run.",
 )
-@click.option(
-    "--paddle-path", metavar="DIR", multiple=True, type=click.Path(path_type=Path), help="The same for Paddle's side."
-)
-@click.option(
-    "--input", "inputs", metavar="SHAPE", multiple=True,
-    help="What both are called with: 1x3x224x224, or 2x9:int64<100 for integers below 100. Once for each input.",
-)
+@click.option("--torch-path", metavar="DIR", help="Where the torch side's imports come from first.")
+@click.option("--paddle-path", metavar="DIR", help="Where the Paddle side's imports come from first.")
+@click.option("--args", metavar="JSON", help="Keyword arguments for both, such as '{\"classes\": 10}'.")
+@click.option("--torch-args", metavar="JSON", help="The same for --torch alone.")
+@click.option("--paddle-args", metavar="JSON", help="The same for --paddle alone.")
 @click.option("--base", type=click.IntRange(4, 256), default=8, show_default=True, help="Width of a known pair.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the inputs and of the weights to try.")
 @click.option(
@@ -640,9 +639,8 @@ def optimizer(
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of each side (half the cores).")
 @fails_clearly
 def derive(
-    pair: str | None, torch_builder: str | None, paddle_builder: str | None, torch_path: tuple[Path, ...],
-    paddle_path: tuple[Path, ...], inputs: tuple[str, ...], base: int, seed: int, tol: float, target: Path,
-    force: bool, threads: int | None,
+    pair: str | None, inputs: tuple[str, ...], base: int, seed: int, tol: float, target: Path, force: bool,
+    threads: int | None, **builds: str | None,
 ) -> None:  # fmt: skip
     """Write the rules of two implementations of a network: what each tensor is on the other side.
 
@@ -654,26 +652,23 @@ def derive(
              stdc-convert derive --pair stdc1-seg -o rules.toml
     """
     from stdc_parity.align.derivation import command
+    from stdc_parity.align.own import choose_own
     from stdc_parity.align.progress import show_progress
     from stdc_parity.converters.atomic import check_target
 
-    builders: Any = {"torch": torch_builder, "paddle": paddle_builder}
-    if (pair is None) == (None in builders.values()) or (pair is not None and any(builders.values())):
+    if pair is None and None in (builds["torch"], builds["paddle"]):
         raise click.UsageError("Say --pair NAME, or both --torch and --paddle.")
-    if pair is not None and inputs:
-        raise click.UsageError("--input is for --torch and --paddle: a pair knows its inputs.")
+    runs = pair is not None or bool(inputs)
+    left_out = {"loss_torch": None, "loss_paddle": None, "target": (), "rules": None}
+    own = choose_own(pair, {**builds, **left_out, "inputs": inputs or (() if pair else ("scalar",))})
     check_target(target, force=force)
-    if pair is not None:
-        jobs, drawn = command.jobs_of_pair(pair, base, (64, 128), 2, seed)
-        about = ["stdc-convert derive", f"--pair {pair} --base {base} --seed {seed}"]
-    else:
-        jobs = command.jobs_of_builders(builders, {"torch": torch_path, "paddle": paddle_path})
-        drawn = command.draw_inputs(inputs, seed)  # type: ignore[assignment]
-        about = ["stdc-convert derive", f"--torch {torch_builder} --paddle {paddle_builder}"]
-        about += [*(f"--input '{text}'" for text in inputs), f"--seed {seed}"]
+    spec = command.spec_of(pair, own, base, seed)
     with show_progress(quiet=not sys.stderr.isatty()) as progress:
         said = partial(progress.begin, "derive")
-        found = command.derive(jobs, drawn, seed=seed, tol=tol, threads=threads, said=said)
+        found = command.derive(spec, runs=runs, tol=tol, threads=threads, said=said)
+    about = ["stdc-convert derive", *(f"--pair {pair}" for _ in [pair] if pair)]
+    about += [f"--{name.replace('_', '-')} '{value}'" for name, value in builds.items() if value]
+    about += [*(f"--input '{text}'" for text in inputs), f"--seed {seed}", *([] if own else [f"--base {base}"])]
     command.write_derivation(found, about, target, force=force)
     click.echo("\n".join([*command.describe(found), *command.open_lines(found), f"Wrote {target}."]))
     sys.exit(0 if found else 1)

@@ -31,7 +31,7 @@ class Session:
         """Start with nothing built."""
         self.framework = framework
         self.lent: Record | None = None
-        self.benches: dict[str, Any] = {}
+        self.benches: dict[RunSpec, Any] = {}
         self.other: tuple[Own, Session] | None = None
         self._initial: Mapping[str, Array] = {}
         self._networks: dict[tuple[RunSpec, str], tuple[Network, Mapping[str, Array]]] = {}

@@ -61,12 +61,12 @@ def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
         return {"facts": session.framework.facts()}
     if job["do"] == "touched":
         return {"touched": sorted(touched(session.framework.SIDE, job["plant"]))}
-    if job["do"].startswith("derive-"):
-        return derive(session.benches, session.framework, job)
     spec = RunSpec.from_json(job["spec"])
     if job["do"] == "predict":
         return predict(session, job)
     session = session_of(session, spec)
+    if job["do"].startswith("derive-"):
+        return derive(session, spec, job)
     if job["do"] == "cost":
         return {"cost": measure(session, spec).to_json()}
     if job["do"] == "time":

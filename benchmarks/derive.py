@@ -7,25 +7,31 @@ that changes nothing), or be of a tensor that nothing computes with; any other e
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
-from stdc_parity.align.derivation.command import SIDES, draw_inputs
+from stdc_parity.align.derivation.command import SIDES, spec_of
 from stdc_parity.align.derivation.prober import Derivation, Prober
 from stdc_parity.align.sides import Worker, open_sides
+from stdc_parity.align.spec import Own
 from stdc_parity.fixtures.random_ports import draw_design, draw_port
 
 MODULE = "stdc_parity.fixtures.random_ports"
 
 
-def prober(workers: dict[str, Worker], seed: int, folder: Path, values: int) -> Prober:
-    """Both sides of network number `seed`, with weights and inputs of the seed `values`."""
-    jobs = {side: {"builder": f"{MODULE}_{side}:build", "arguments": {"seed": seed}, "method": ""} for side in SIDES}
-    inputs = draw_inputs(["4x6"], values)
-    return Prober({side: workers[side] for side in SIDES}, jobs, inputs, folder, seed=values)
+def prober(workers: dict[str, Worker], number: int, folder: Path, seed: int) -> Prober:
+    """Both sides of a network, to be tried with weights and inputs of `seed`."""
+    own = Own(
+        torch=f"{MODULE}_torch:build",
+        paddle=f"{MODULE}_paddle:build",
+        inputs=("4x6",),
+        arguments=(json.dumps({"seed": number}), "", ""),
+    )
+    return Prober({side: workers[side] for side in SIDES}, spec_of(None, own, 8, seed), folder)
 
 
 def judge(found: Derivation, seed: int) -> Counter[str]:

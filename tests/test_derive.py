@@ -4,6 +4,7 @@ The oracle is a forward pass of both in float64, with what `torch2paddle --rules
 """
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +15,23 @@ from click.testing import CliRunner
 
 from stdc_parity import cli
 from stdc_parity.align import capture_paddle, capture_table_paddle, capture_table_torch, capture_torch
-from stdc_parity.align.derivation.command import SIDES, draw_inputs, jobs_of_builders, write_derivation
+from stdc_parity.align.derivation.command import SIDES, spec_of, write_derivation
 from stdc_parity.align.derivation.mapping import derive_rules
 from stdc_parity.align.derivation.prober import Prober
 from stdc_parity.align.derivation.table import Table
 from stdc_parity.align.derivation.values import telling_values
+from stdc_parity.align.inputs import read_input
 from stdc_parity.align.sides import open_sides
+from stdc_parity.align.spec import Own
 from stdc_parity.converters.errors import ParityError
 from stdc_parity.converters.rules_file import load_rules
 from stdc_parity.fixtures import random_ports
 
 NETS = Path(__file__).parent / "derive_nets"
 INPUTS = {
-    "Convs": ["2x3x6x6"], "Norms": ["3x6x4x5"], "Words": ["3x7:int64<11"], "Projected": ["2x4x6"],
+    "Convs": ["2x3x6x6"], "Norms": ["3x6x4x5"], "Words": ["3x7:int64:0..10"], "Projected": ["2x4x6"],
     "Attentions": ["2x5x8", "2x4x6", "2x4x4"], "Reparameterised": ["2x3x7x7"], "reparameterised_new": ["2x3x7x7"],
-    "Parameters": ["2x7x6"], "Tied": ["2x5:int64<9"], "Containers": ["3x6"], "Swapped": ["1x3x8x8"],
+    "Parameters": ["2x7x6"], "Tied": ["2x5:int64:0..8"], "Containers": ["3x6"], "Swapped": ["1x3x8x8"],
     "Packed": ["2x4x6"], "Split": ["2x4x6"], "TrainHeads": ["3x6"], "Unsaved": ["2x6"], "Left": ["2x5"],
     "Inner": ["2x4"],
     "Added": ["3x5"], "Extra": ["2x4"], "Wrong": ["3x5"], "Idle": ["2x4"], "Turned": ["3x4"],
@@ -47,6 +50,16 @@ def module(side):
 TORCH, PADDLE = module("torch"), module("paddle")
 
 
+def own(name):
+    """A network of the two files, or a random one by its number."""
+    if isinstance(name, int):
+        module = random_ports.__name__
+        return Own(torch=f"{module}_torch:build", paddle=f"{module}_paddle:build", inputs=("4x6",),
+                   arguments=(json.dumps({"seed": name}), "", ""))  # fmt: skip
+    return Own(torch=f"torch_nets:{name}", paddle=f"paddle_nets:{name}", inputs=tuple(INPUTS.get(name, ["2x4"])),
+               torch_path=str(NETS), paddle_path=str(NETS))  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def derive(tmp_path_factory):
     """What derives a network's rules, in processes that are started once."""
@@ -55,14 +68,8 @@ def derive(tmp_path_factory):
 
         def of(name, *, run=True):
             if (name, run) not in known:
-                if isinstance(name, int):
-                    facts = {"arguments": {"seed": name}, "method": ""}
-                    jobs = {side: {"builder": f"{random_ports.__name__}_{side}:build", **facts} for side in SIDES}
-                else:
-                    builders = {side: f"{side}_nets:{name}" for side in SIDES}
-                    jobs = jobs_of_builders(builders, {side: [NETS] for side in SIDES})
-                inputs = draw_inputs(INPUTS.get(name, ["4x6"]), 0) if run else None
-                known[name, run] = Prober(workers, jobs, inputs, tmp_path_factory.mktemp("run")).derive()
+                folder = tmp_path_factory.mktemp("run")
+                known[name, run] = Prober(workers, spec_of(None, own(name), 8, 0), folder, runs=run).derive()
             return known[name, run]
 
         yield of
@@ -118,7 +125,7 @@ def test_a_network_that_is_written_twice_computes_the_same_with_its_rules(derive
         for framework, network in ((capture_torch, net), (capture_paddle, port)):
             framework.set_mode(network, mode)
         if mode == "eval" or "eparameterised" not in name:  # spectral norms go a step on, at different times
-            compare(net, port, draw_inputs(INPUTS[name], 9))
+            compare(net, port, [read_input(text).draw(9, i) for i, text in enumerate(INPUTS[name])])
     back = CliRunner().invoke(cli.convert, ["paddle2torch", str(tmp_path / "net.pdparams"), str(tmp_path / "b.pth"),
                                             "--rules", str(tmp_path / "rules.toml")])  # fmt: skip
     assert back.exit_code == 0, back.output
@@ -246,10 +253,9 @@ def test_the_command_writes_reviewable_rules(tmp_path):
     [
         ((), "Say --pair NAME, or both"),
         (("--torch", "a:b"), "Say --pair NAME, or both"),
-        (("--pair", "stdc1-seg", "--torch", "a:b"), "Say --pair NAME, or both"),
-        (("--pair", "stdc1-seg", "--input", "1x2"), "a pair knows its inputs"),
-        (("--torch", "a:b", "--paddle", "a:b", "--input", "1xtwo"), "no shape such as"),
-        (("--torch", "a:b", "--paddle", "a:b", "--input", "1x2:float16"), "no shape such as"),
+        (("--pair", "stdc1-seg", "--torch", "a:b"), "is a pair of ours"),
+        (("--pair", "stdc1-seg", "--input", "1x2"), "is a pair of ours"),
+        (("--pair", "no-such-pair"), "there is no such pair"),
     ],
 )
 def test_bad_options_end_in_one_message(tmp_path, arguments, said):

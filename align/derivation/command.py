@@ -6,78 +6,43 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from stdc_parity.align.derivation.prober import Derivation, Prober
-from stdc_parity.align.framework import Array
+from stdc_parity.align.own import name_of
 from stdc_parity.align.pairs import find_pair
 from stdc_parity.align.sides import default_threads, open_sides
-from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.spec import Own, RunSpec
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.atomic import atomic_write, check_target
-from stdc_parity.converters.errors import UsageError, shown
+from stdc_parity.converters.errors import shown
 from stdc_parity.converters.rules_file import rules_text
 from stdc_parity.converters.version import VERSION
-from stdc_parity.fixtures.images import seeded_image
 
 SIDES: tuple[Side, ...] = ("torch", "paddle")
-Jobs = Mapping[Side, Mapping[str, Any]]
+SIZE, BATCH = (64, 128), 2
+"""Of the images that a known pair is run with: small, and enough for norms over a batch."""
 
 
-def jobs_of_pair(
-    name: str, base: int, size: tuple[int, int] | None, batch: int, seed: int
-) -> tuple[Jobs, list[Array]]:
-    """How each side of a known pair builds its network, and what both are called with."""
-    pair = find_pair(name, base=base)
-    method = "" if pair.method == "forward" else pair.method
-    jobs = {side: {"builder": pair.builders[side], "arguments": dict(pair.arguments), "method": method}
-            for side in SIDES}  # fmt: skip
-    spec = RunSpec(name, size or pair.size, batch=batch, seed=seed, base=base)
-    inputs = pair.inputs(spec) if callable(pair.inputs) else (seeded_image(spec.size, batch, seed),)
-    return jobs, list(inputs)
-
-
-def jobs_of_builders(builders: Mapping[Side, str], paths: Mapping[Side, Sequence[Path]]) -> Jobs:
-    """How each side builds what `package.module:function` gives, found in the folders of `paths`."""
-    folders = {side: [str(path.resolve()) for path in (*paths[side], Path())] for side in SIDES}
-    return {side: {"builder": builders[side], "path": folders[side], "method": ""} for side in SIDES}
-
-
-def draw_inputs(texts: Sequence[str], seed: int) -> list[Array] | None:
-    """Seeded inputs for the texts of `--input`: `1x3x64x64` normal values, `2x9:int64<100` integers from 0 on.
-
-    None if there are none. Raises UsageError for another text.
-    """
-    return [_drawn(text, [seed, i]) for i, text in enumerate(texts)] or None
-
-
-def _drawn(text: str, seed: Sequence[int]) -> Array:
-    shape, _, kind = text.partition(":")
-    dtype, _, high = kind.partition("<")
-    sizes = shape.split("x")
-    good = all(n.isascii() and n.isdecimal() and 0 < int(n) < 1 << 24 for n in sizes)
-    if not good or dtype not in ("", "float32", "int32", "int64") or (high and not high.isdecimal()):
-        raise UsageError(f"--input {shown(text)}: this is no shape such as 1x3x224x224, or 2x9:int64<100")
-    random = np.random.default_rng([*seed, 11])
-    if dtype.startswith("int"):
-        return random.integers(0, int(high or 2), tuple(map(int, sizes))).astype(dtype)
-    return random.standard_normal(tuple(map(int, sizes)), np.float32)
+def spec_of(pair: str | None, own: Own | None, base: int, seed: int) -> RunSpec:
+    """The run of a pair that is known, or of a user's own, that derives its rules."""
+    if own is not None:
+        return RunSpec(name_of(own), (0, 0), seed=seed, own=own)
+    assert pair is not None
+    find_pair(pair, base=base)
+    return RunSpec(pair, SIZE, batch=BATCH, exact_batch=True, seed=seed, base=base)
 
 
 def derive(
-    jobs: Jobs, inputs: Sequence[Array] | None, *, seed: int, tol: float, threads: int | None,
-    said: Callable[[str], None] = lambda text: None,
-) -> Derivation:  # fmt: skip
-    """Derive the rules of the networks that `jobs` build, each in a process of its own.
+    spec: RunSpec, *, runs: bool, tol: float, threads: int | None, said: Callable[[str], None] = lambda text: None
+) -> Derivation:
+    """Derive the rules of the networks of `spec`, each in a process of its own; without a run if it `runs` nothing.
 
-    Raises MissingFramework, and ParityError if a side's network cannot be built.
+    Raises MissingFramework, and UsageError if a side's network cannot be built.
     """
     with open_sides(SIDES, threads or default_threads()) as processes, tempfile.TemporaryDirectory() as folder:
         said("both sides build their networks")
         workers = {side: processes[side] for side in SIDES}
-        return Prober(workers, jobs, inputs, Path(folder), seed=seed, tol=tol, said=said).derive()
+        return Prober(workers, spec, Path(folder), runs=runs, tol=tol, said=said).derive()
 
 
 def write_derivation(found: Derivation, about: Sequence[str], target: Path, *, force: bool) -> None:

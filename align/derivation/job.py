@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,25 +11,33 @@ from stdc_parity.align.derivation.calls import figures
 from stdc_parity.align.derivation.table import Table
 from stdc_parity.align.derivation.values import telling_values
 from stdc_parity.align.framework import Array, Framework, Network
+from stdc_parity.align.load import build_network, resolve
+from stdc_parity.align.own_session import OwnSession
 from stdc_parity.align.record import Record, load_record, save_record
 from stdc_parity.align.recorder import tensors_in
-from stdc_parity.converters.errors import UsageError
+from stdc_parity.align.session import Session
+from stdc_parity.align.spec import RunSpec
+from stdc_parity.align.stages.forward import call
 
-WEIGHTS, INPUTS, OUTPUTS = "derive-weights", "derive-inputs", "derive-outputs"
+WEIGHTS, OUTPUTS = "derive-weights", "derive-outputs"
 
 
 class Bench:
     """A network of one side in float64, and what it was built with."""
 
-    def __init__(self, framework: Framework, job: Mapping[str, Any]) -> None:
-        """Build what the job's `builder`, `package.module:function`, gives for its `arguments`."""
-        self.framework = framework
-        self.network: Network = build(framework, job)
-        framework.set_dtype(self.network, "float64")
-        tabulate = importlib.import_module(f"stdc_parity.align.capture_table_{framework.SIDE}")
+    def __init__(self, session: Session, spec: RunSpec) -> None:
+        """Build the network of `spec`, whose dtype is float64. Raises UsageError for what a user's code raises."""
+        self.session, self.spec, self.pair = session, spec, resolve(spec)[0]
+        self.framework: Framework = session.framework
+        self.network: Network = (
+            session.build(spec) if isinstance(session, OwnSession)
+            else build_network(self.framework, self.pair, "float32")
+        )  # fmt: skip
+        self.framework.set_dtype(self.network, spec.dtype)
+        tabulate = importlib.import_module(f"stdc_parity.align.capture_table_{self.framework.SIDE}")
         self.table: Table = tabulate.table(self.network)
         tabulate.make_runnable(self.network)
-        self.initial = framework.state(self.network)
+        self.initial = self.framework.state(self.network)
 
     def do(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """The table, seeded values (a record of them), or a run (its calls, and a record of its outputs)."""
@@ -52,7 +58,6 @@ class Bench:
         given = load_record(run, framework.SIDE, WEIGHTS).arrays
         framework.load(network, {name: given.get(name, own) for name, own in self.initial.items()})
         framework.set_mode(network, job["mode"])
-        inputs = load_record(run, "torch", INPUTS).arrays
         calls: list[dict[str, Any]] = []
         watched, stops = set(job["watch"]), []
         for path, module in framework.modules(network):
@@ -60,8 +65,8 @@ class Bench:
                 stops.append(framework.watch(module, self._watcher(path, calls)))
         try:
             with framework.no_grad():
-                tensors = [framework.to_tensor(array) for array in inputs.values()]
-                result = getattr(network, job["method"])(*tensors) if job["method"] else network(*tensors)
+                inputs = [framework.to_tensor(array) for array in self.session.inputs(self.spec)]
+                result = call(network, self.pair, inputs)
         finally:
             for stop in stops:
                 stop()
@@ -80,26 +85,10 @@ class Bench:
         return [figures(self.framework.to_array(tensor)) for _, tensor in tensors_in(value, self.framework)]
 
 
-def derive(benches: dict[str, Bench], framework: Framework, job: Mapping[str, Any]) -> dict[str, Any]:
-    """Do one job of a derivation; its network is built once, and kept in `benches`."""
-    key = json.dumps([job["builder"], job.get("arguments", {})])
-    if key not in benches:
-        benches.clear()
-        benches[key] = Bench(framework, job)
-    return benches[key].do(job)
-
-
-def build(framework: Framework, job: Mapping[str, Any]) -> Network:
-    """The network of a job. Raises UsageError if its builder cannot be found."""
-    for folder in reversed(job.get("path", ())):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-    place, _, function = job["builder"].partition(":")
-    try:
-        factory = getattr(importlib.import_module(place), function or "build")
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"--{framework.SIDE} {job['builder']}: {error}",
-            "It is package.module:function, found from the current folder; the function returns the network.",
-        ) from None
-    return factory(**job.get("arguments", {}))
+def derive(session: Session, spec: RunSpec, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Do one job of a derivation; its network is built once, and kept in the session's `benches`."""
+    if spec not in session.benches:
+        session.benches.clear()
+        session.benches[spec] = Bench(session, spec)
+    found: dict[str, Any] = session.benches[spec].do(job)
+    return found

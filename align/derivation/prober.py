@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stdc_parity.align.derivation.calls import AGREE, Call, Run, gap_of
-from stdc_parity.align.derivation.job import INPUTS, OUTPUTS, WEIGHTS
+from stdc_parity.align.derivation.job import OUTPUTS, WEIGHTS
 from stdc_parity.align.derivation.mapping import derive_rules, make_rules, pair_tables
 from stdc_parity.align.derivation.pairing import Pair, Pairing
 from stdc_parity.align.derivation.search import Search
@@ -19,6 +19,7 @@ from stdc_parity.align.framework import Array
 from stdc_parity.align.record import Record, load_record, save_record
 from stdc_parity.align.result import Failure
 from stdc_parity.align.sides import Worker
+from stdc_parity.align.spec import RunSpec
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import CheckpointError, ParityError
 from stdc_parity.converters.rules import Rules
@@ -46,26 +47,25 @@ class Derivation:
 
 
 class Prober:
-    """Both sides' processes with their networks, and a folder for what they exchange.
+    """Both sides' processes with the networks of `spec`, in float64, and a folder for what they exchange.
 
-    `jobs` say how each side builds its network: `builder` (`package.module:function`), `arguments`, `path`,
-    `method`. `inputs` are what both are called with, None if they are not known.
+    If it `runs` nothing, names and types alone decide. `tol` is how far outputs may be apart, relative to each one's
+    largest value; `said` is told what is being done.
     """
 
     def __init__(
         self,
         workers: Mapping[Side, Worker],
-        jobs: Mapping[Side, Mapping[str, Any]],
-        inputs: Sequence[Array] | None,
+        spec: RunSpec,
         folder: Path,
         *,
-        seed: int = 0,
+        runs: bool = True,
         tol: float = AGREE,
         said: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Ask both sides for their tables."""
-        self.workers, self.jobs, self.inputs, self.folder = workers, jobs, inputs, folder
-        self.seed, self.tol, self.said = seed, tol, said
+        self.workers, self.spec, self.folder = workers, replace(spec, dtype="float64"), folder
+        self.runs, self.tol, self.said = runs, tol, said
         answers = self._ask_both({"do": "derive-table"})
         self.tables = {side: Table.from_json(answer["table"]) for side, answer in answers.items()}
         self.facts: dict[str, object] = {side: answer["facts"] for side, answer in answers.items()}
@@ -75,7 +75,7 @@ class Prober:
     def derive(self) -> Derivation:
         """The rules: paired by the tables, settled by runs where they can be."""
         torch, paddle = self.tables["torch"], self.tables["paddle"]
-        if self.inputs is None:
+        if not self.runs:
             remark = "Nothing was run: say --input to settle what is ambiguous, and to prove the rules."
             return Derivation(derive_rules(torch, paddle), None, True, [remark], self.facts)
         self._prepare()
@@ -207,16 +207,13 @@ class Prober:
         return pair_tables(self.tables["torch"], self.tables["paddle"], units["torch"], units["paddle"])
 
     def _prepare(self) -> None:
-        """Write the inputs, and seeded values for PyTorch's side, and begin with Paddle's own."""
-        assert self.inputs is not None
-        arrays = {f"{i:03}": _wide(array) for i, array in enumerate(self.inputs)}
-        save_record(Record("torch", INPUTS, (), arrays), self.folder)
+        """Have seeded values drawn for PyTorch's side, and begin with Paddle's own."""
         save_record(Record("paddle", WEIGHTS, (), {}), self.folder)
         pairing = self._paired(self.units)
         kept = [part.tensor for unit in pairing.torch for part in unit.parts.values()]
         zeros = [part.tensor for pair in pairing.pairs for role, part in pair.torch.parts.items()
                  if role not in pair.paddle.parts and role.endswith("bias")]  # fmt: skip
-        self._ask("torch", {"do": "derive-values", "seed": self.seed, "kept": kept, "zeros": zeros})
+        self._ask("torch", {"do": "derive-values", "seed": self.spec.seed, "kept": kept, "zeros": zeros})
         self.values = dict(load_record(self.folder, "torch", WEIGHTS).arrays)
 
     def _run(self, side: Side, mode: str) -> Run:
@@ -229,12 +226,12 @@ class Prober:
         return Run([Call.from_json(call) for call in answer["calls"]], {k: v.copy() for k, v in outputs.items()})
 
     def _ask(self, side: Side, job: Mapping[str, Any], *, may_fail: bool = False) -> Any:
-        self.workers[side].ask({**self.jobs[side], **job, "run": str(self.folder)})
+        self.workers[side].ask({**job, "spec": self.spec.to_json(), "run": str(self.folder)})
         return self._answer(side, may_fail)
 
     def _ask_both(self, job: Mapping[str, Any]) -> dict[Side, Any]:
-        for side, worker in self.workers.items():
-            worker.ask({**self.jobs[side], **job, "run": str(self.folder)})
+        for worker in self.workers.values():
+            worker.ask({**job, "spec": self.spec.to_json(), "run": str(self.folder)})
         return {side: self._answer(side, False) for side in self.workers}
 
     def _answer(self, side: Side, may_fail: bool) -> Any:
@@ -242,10 +239,6 @@ class Prober:
         if isinstance(answer, Failure) and not may_fail:
             raise ParityError(f"the {side} side failed: {answer.message}", answer.note or None)
         return answer
-
-
-def _wide(array: Array) -> Array:
-    return array.astype("float64") if array.dtype.kind == "f" else array
 
 
 def _by_execution(units: Sequence[Unit], run: Run) -> list[Unit]:
