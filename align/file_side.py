@@ -16,7 +16,7 @@ from stdc_parity.align import capture_onnx
 from stdc_parity.align.export.graph import open_graph
 from stdc_parity.align.export.job import LABELS
 from stdc_parity.align.framework import Array, load_framework
-from stdc_parity.align.infer.predict_graph import graph_size, predict_graph
+from stdc_parity.align.infer.predict_graph import graph_size, predict_graph, start_once
 from stdc_parity.align.load import draw_inputs, in_dtype, resolve, side_weights
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record, Tap, hash_arrays, save_record
@@ -161,7 +161,7 @@ def _loaded(session: FileSession, file: Path) -> Callable[[Sequence[Array]], Any
         exporter = importlib.import_module(f"stdc_parity.models_{DEPLOYED[session.side]}.export")
         loaded: Callable[[Sequence[Array]], Any] = exporter.LOADERS[session.side](str(file))
         return loaded
-    started = _started(session, str(file))
+    started = start_once(session, str(file))
     return lambda inputs: capture_onnx.run_started(started, inputs)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def predict_graph(session: FileSession, job: Mapping[str, Any]) -> dict[str, Any]:
     """Run the job's `graph` on its `image`, float32 (1, 3, h, w), and put the first output into `scores`."""
-    started = _started(session, job["graph"])
+    started = start_once(session, job["graph"])
     image = np.load(job["image"])
     start = time.perf_counter()
     result = capture_onnx.run_started(started, [image])
@@ -33,14 +33,14 @@ def graph_size(session: FileSession, job: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises UsageError if it takes no images.
     """
-    shapes = [each.shape for each in _started(session, job["graph"]).get_inputs()]
+    shapes = [each.shape for each in start_once(session, job["graph"]).get_inputs()]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         raise UsageError(f"{shown(job['graph'])} does not take one batch of images, but {shown(shapes)}")
     return {"size": [side if isinstance(side, int) else None for side in shapes[0][2:]]}
 
 
-def _started(session: FileSession, file: str) -> Any:
-    """ONNX Runtime with the graph in it."""
+def start_once(session: FileSession, file: str) -> Any:
+    """ONNX Runtime with the graph in it, started when it is asked for first."""
     if file not in session.started:
         session.started[file] = capture_onnx.start_graph(
             open_graph(Path(file)), optimised=session.side == "onnx", threads=session.threads
