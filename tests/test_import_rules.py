@@ -138,6 +138,8 @@ CAPTURES = {
     "align/capture_table_torch.py": {"torch"},
     "align/capture_table_paddle.py": {"paddle"},
     "align/capture_onnx.py": {"onnxruntime"},
+    "fixtures/random_ports_torch.py": {"torch"},
+    "fixtures/random_ports_paddle.py": {"paddle"},
 }
 
 
