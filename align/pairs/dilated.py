@@ -43,13 +43,20 @@ code GINet builds on. PaddleSeg's port trains without."""
 
 BILINEAR = "Paddle computes bilinear interpolation ratios in float32 even for float64 tensors"
 AVGPOOL = "the gradients of Paddle's average pools divide in float32"
-FLOORS = (
-    Floor(r"(logits|aux_logits|ppm|cls).*", 2e-5, BILINEAR),
-    Floor(r"main|total|loss .*", 2e-5, BILINEAR),
-    Floor(r"grad .*", 5e-5, BILINEAR),
-    Floor(r"own grad (network|loss|ppm|cls|aux).*", 5e-5, BILINEAR),
-    Floor(r"own grad .*", 1e-7, AVGPOOL),
-)
+BEHIND: Mapping[str, str] = {"pspnet": r"ppm(?!\.features)|cls", "deeplabv3": r"classifier(?!\.0\.convs)"}
+"""The modules that resize inside, and those behind them; in the other networks only the outputs are resized."""
+
+
+def floors(network: str) -> tuple[Floor, ...]:
+    """What remains between the frameworks in float64; the first pattern that matches a tap counts."""
+    behind = f"|{BEHIND[network]}" if network in BEHIND else ""
+    return (
+        Floor(rf"(logits|aux_logits{behind}).*", 2e-5, BILINEAR),
+        Floor(r"main|aux|total|loss .*", 2e-5, BILINEAR),
+        Floor(r"grad .*", 5e-5, BILINEAR),
+        Floor(rf"own grad (network|loss{behind}).*", 5e-5, BILINEAR),
+        Floor(r"own grad .*", 1e-7, AVGPOOL),
+    )
 
 
 def pair(name: str, architecture: Architecture | None = None, base: int = 64) -> Pair:
@@ -70,7 +77,7 @@ def pair(name: str, architecture: Architecture | None = None, base: int = 64) ->
         outputs=("logits", "aux_logits", *(["presence"] if presence else [])),
         stages=(stem, *blocks, *HEADS[network]),
         arguments=full.facts,
-        floors=FLOORS,
+        floors=floors(network),
         recipe=recipe(network, int(full.facts["num_classes"]), presence=presence),
     )
 
