@@ -503,12 +503,13 @@ def inspect(source: Path, key: str | None, member: str | None, keys: bool) -> No
     type=click.FloatRange(0),
     help="Agree to max|a-b| <= tol * max|a|; without it, only equal bits agree.",
 )
+@_rules_option
 @click.option("--json", "json_path", metavar="PATH", type=click.Path(path_type=Path), help="Write every row.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every tensor.")
 @fails_clearly
 def diff(
     a: Path, b: Path, key_a: str | None, key_b: str | None, member_a: str | None, member_b: str | None,
-    tol: float | None, json_path: Path | None, verbose: bool,
+    tol: float | None, rules: Path | None, json_path: Path | None, verbose: bool,
 ) -> None:  # fmt: skip
     """Compare two checkpoints tensor by tensor, of any framework and container; exit code 1 if they differ.
 
@@ -520,11 +521,12 @@ def diff(
     from stdc_parity.converters.json_file import write_json
     from stdc_parity.converters.opened import open_checkpoint
 
+    ruled = _rules({"rules": rules}) if rules is not None else None
     with _progress() as phases:
-        opened_a = open_checkpoint(a, key_a, member_a, phases)
-        opened_b = open_checkpoint(b, key_b, member_b, phases)
+        opened_a = open_checkpoint(a, key_a, member_a, phases, ruled)
+        opened_b = open_checkpoint(b, key_b, member_b, phases, ruled)
         size = sum(t.nbytes for one in (opened_a, opened_b) for t in one.state.tensors.values())
-        found = comparing.diff(opened_a, opened_b, tol, phases("comparing", size))
+        found = comparing.diff(opened_a, opened_b, tol, phases("comparing", size), ruled)
     if json_path is not None:
         write_json(diff_account(found), json_path, sources=(a, b))
     click.echo("\n".join(diff_lines(found, verbose=verbose)))

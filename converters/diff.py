@@ -15,12 +15,14 @@ from stdc_parity.converters.opened import (
     Opened,
     is_abn,
     layout_of,
+    named_by_rules,
     officially_named,
     plainly_named,
     with_abn_rewritten,
     without_what_is_of_one_layout,
 )
 from stdc_parity.converters.pieces import Progress, no_progress
+from stdc_parity.converters.rules import Rules
 from stdc_parity.converters.sniffing import MXNET
 from stdc_parity.converters.statedict import Array
 
@@ -85,13 +87,19 @@ class Diff:
         return all(row.verdict in agreeing for row in self.rows)
 
 
-def diff(a: Opened, b: Opened, tol: float | None = None, progress: Progress = no_progress) -> Diff:
+def diff(
+    a: Opened, b: Opened, tol: float | None = None, progress: Progress = no_progress, rules: Rules | None = None
+) -> Diff:
     """Compare every tensor; `progress` is told the bytes of `a` and `b` that were compared.
 
-    Names are the official ones if both architectures are recognised, else the files' own with PyTorch's
-    names for norm statistics. Raises CheckpointError if keys of one file collide under those.
+    With `rules`, which both were opened with, names are PyTorch's by them. Without, they are the official ones if
+    both architectures are recognised, else the files' own with PyTorch's names for norm statistics. Raises
+    CheckpointError if keys of one file collide under those.
     """
-    named_a, named_b, notes = _named_alike(a, b)
+    if rules is None:
+        named_a, named_b, notes = _named_alike(a, b)
+    else:
+        named_a, named_b, notes = named_by_rules(a, rules), named_by_rules(b, rules), []
     rows = tuple(_rows(a, b, named_a, named_b, CLOSE if tol is None else tol, progress))
     return Diff(a, b, rows, tol, _both_recognised(a, b), tuple(notes))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from stdc_parity.converters.layout import Layout, places, why_absent, with_biase
 from stdc_parity.converters.layouts import twin_layout
 from stdc_parity.converters.pieces import Phases, no_phases
 from stdc_parity.converters.plan import RULES, decide_abn, recognise, recognise_layout, torch_name
+from stdc_parity.converters.rules import Rules
+from stdc_parity.converters.rules_plan import apply_rules
 from stdc_parity.converters.statedict import Array, StateDict
 
 COUNTER = "num_batches_tracked"
@@ -56,10 +58,29 @@ def open_checkpoint(
     key: str | None = None,
     member: str | None = None,
     phases: Phases = no_phases,
+    rules: Rules | None = None,
 ) -> Opened:
-    """Open the checkpoint at `path`; raises CheckpointError, UsageError as `open_state_dict` does."""
-    contents, state, side = open_state_dict(path, key, member, phases("reading", size_of(Path(path))))
-    return Opened(Path(path), contents, state, side, recognise(state.tensors, side))
+    """Open the checkpoint at `path`, whose names `rules` tell if there are some; raises CheckpointError, UsageError
+    as `open_state_dict` does."""
+    contents, state, side = open_state_dict(path, key, member, phases("reading", size_of(Path(path))), rules)
+    architecture = recognise(state.tensors, side) if rules is None else None
+    return Opened(Path(path), contents, state, side, architecture)
+
+
+def named_by_rules(opened: Opened, rules: Rules) -> Named:
+    """Its tensors by PyTorch's names and in PyTorch's shapes, as the rules have them.
+
+    What only one side has is left out; what has no rule, or not the rule's shape, keeps its name.
+    """
+    tensors, side = opened.state.tensors, opened.side
+    shared = [rule for rule in rules.tensors if rule.torch is not None and rule.paddle is not None]
+    fitting = [r for r in shared if (name := r.name(side)) in tensors and tensors[name or ""].shape == r.shape(side)]
+    given = {rule.name(side) for rule in fitting}
+    alone = rules.names(side) - {rule.name(side) for rule in shared}
+    moved = apply_rules(replace(rules, tensors=tuple(fitting)), tensors, side, "torch", {})
+    kept = {name: tensor for name, tensor in tensors.items() if name not in given and name not in alone}
+    original = {rule.torch or "": opened.state.original[rule.name(side) or ""] for rule in fitting}
+    return Named(kept | moved, {name: opened.state.original[name] for name in kept} | original, 0)
 
 
 def plainly_named(opened: Opened) -> Named:

@@ -123,6 +123,21 @@ def test_verify_tells_a_changed_value(good):
     assert done.exit_code == 1 and "qk.weight: not the source's bits" in done.output
 
 
+def test_diff_compares_across_the_frameworks_by_rules(good):
+    rules = ("--rules", good / "rules.toml")
+    run("torch2paddle", good / "net.pth", good / "net.npz", *rules)
+    done = run("diff", good / "net.pth", good / "net.npz", *rules)
+    assert done.exit_code == 0 and "7 same bit for bit" in done.output, done.output
+    arrays = dict(np.load(good / "net.npz"))
+    arrays["b.weight"][0, 3] += 1
+    del arrays["cube"]
+    np.savez(good / "net.npz", **arrays, more=np.ones(1))
+    done = run("diff", good / "net.pth", good / "net.npz", *rules)
+    assert done.exit_code == 1
+    for line in ("missing   cube", "extra     more", "different attn.in_proj"):
+        assert line in done.output, done.output
+
+
 def test_other_containers_dtypes_and_shards_work_as_for_known_networks(good):
     rules = ("--rules", good / "rules.toml")
     done = run("torch2paddle", good / "net.pth", good / "net.safetensors", *rules, "--shard-size", "300")
