@@ -1184,7 +1184,7 @@ def infer(sources: tuple[Path, ...], out: Path, **options: Any) -> None:
     items = find_items(sources, out)
     run.check(items, sides, how)
     chosen = choose(sides, **options)
-    with open_runtimes(chosen, sides, threads) as runtimes, show(len(items), quiet=quiet) as shown:
+    with show(len(items), quiet=quiet) as shown, open_runtimes(chosen, sides, threads) as runtimes:
         shown.say(f"{chosen.said} · {', '.join(sides)} · {runtimes.said(how.scale)}")
         outcome = run.predict_all(items, runtimes, how, shown)
         shown.end(outcome, runtimes.seconds)

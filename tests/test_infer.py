@@ -17,6 +17,7 @@ from PIL import Image
 
 from stdc_parity.align.infer import palette, pictures, resample, run, runtimes, sources
 from stdc_parity.align.infer.video import open_video
+from stdc_parity.align.result import Failure
 from stdc_parity.cli import infer
 from stdc_parity.converters import stdc
 from stdc_parity.converters.errors import MissingFramework, UsageError
@@ -312,6 +313,39 @@ def test_label_ids_are_for_cityscapes_classes_alone(tmp_path):
     with pytest.raises(UsageError, match="4 classes"):
         run.predict_all(items, Fake(torch=one_hot(np.zeros((64, 96)), 4)), run.Options(ids="label"), Said())
     assert not (tmp_path / "out").exists()
+
+
+class Dying:
+    """A side's process that ends at its first job, or answers with the scores it is given."""
+
+    def __init__(self, side, threads, scores=None):
+        self.side, self.scores, self.is_alive = side, scores, True
+
+    def ask(self, job):
+        self.job = job
+        self.is_alive = self.scores is not None
+
+    def answer(self):
+        if not self.is_alive:
+            return Failure(self.side, "its process was ended by SIGKILL", "")
+        np.save(self.job["scores"], self.scores)
+        return {"seconds": 1.0}
+
+    def close(self):
+        pass
+
+
+def test_a_runtime_that_dies_costs_one_file_and_starts_again(tmp_path, monkeypatch):
+    good = np.ones((1, 19, 8, 8), np.float32)
+    monkeypatch.setattr(runtimes, "SideProcess", lambda side, threads: Dying(side, threads, good))
+    found = runtimes.Runtimes(("torch",), {"torch": Dying("torch", 1)}, 1, tmp_path, {})
+    with pytest.raises(pictures.BadInput, match="torch fails on it: its process was ended by SIGKILL"):
+        found.scores(normalised(RGB))
+    assert np.array_equal(found.scores(normalised(RGB))["torch"], good[0])
+    assert found.seconds == {"torch": 1.0}
+    found.processes["torch"].scores = np.full_like(good, np.nan)
+    with pytest.raises(pictures.BadInput, match="NaN"):
+        found.scores(normalised(RGB))
 
 
 # ONNX graphs

@@ -135,7 +135,11 @@ class Runtimes:
             if isinstance(answer, Failure):
                 raise BadInput(f"{side} fails on it: {shown(answer.message, 300)}")
             self.seconds[side] = self.seconds.get(side, 0.0) + answer["seconds"]
-        return {side: as_scores(np.load(self.folder / f"{side}.npy")) for side in self.sides}
+        found = {side: as_scores(np.load(self.folder / f"{side}.npy")) for side in self.sides}
+        for side, scores in found.items():
+            if not np.isfinite(scores).all():
+                raise BadInput(f"{side} gives NaN or infinite scores for it")
+        return found
 
 
 @contextmanager
