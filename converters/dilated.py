@@ -158,7 +158,7 @@ def architecture(
     if name == "pspnet":
         tensors = {_semseg(key): spec for key, spec in tensors.items()}
     tensors |= network.heads(base, classes)
-    facts: dict[str, str | int | bool] = {"num_classes": classes, "base": base}
+    facts: dict[str, str | int | bool] = {"num_classes": classes, "base": base, "backbone": network.form}
     words = [f"{classes} classes", f"base {base}"]
     if name == "ginet":
         facts["presence"] = presence

@@ -228,6 +228,13 @@ def test_every_line_of_paddlesegs_layout_speaks_of_a_module_and_no_two_of_one(ne
         assert len(speak) == 1 or network in ("pspnet", "deeplabv3"), (module, speak)
 
 
+@pytest.mark.parametrize("network", ["pspnet", "deeplabv3"])
+def test_paddlesegs_layout_is_not_for_other_networks(network):
+    tensors = seeded_weights(families.architecture(f"{network}-resnet50", base=4))
+    with pytest.raises(CheckpointError, match=r"its backbone is v1[sb], PaddleSeg 2\.8's GloRe and GINet needs v1d"):
+        converted(tensors, "torch", get_layout("paddleseg-dilated"))
+
+
 def test_what_is_missing_is_named():
     tensors = seeded_weights(families.architecture("deeplabv3-resnet50", base=4))
     left = {name: array for name, array in tensors.items() if not name.startswith("aux_classifier.")}

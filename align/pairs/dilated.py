@@ -62,8 +62,8 @@ def floors(network: str) -> tuple[Floor, ...]:
 def pair(name: str, architecture: Architecture | None = None, base: int = 64) -> Pair:
     """The pair called `name`, with the numbers of `architecture` if a checkpoint gave one."""
     network, _, depth = name.partition("-")
-    facts = architecture.facts if architecture is not None and architecture.name == name else {"base": base}
-    full = dilated.architecture(name, **facts)  # type: ignore[arg-type]
+    full = architecture if architecture is not None and architecture.name == name else None
+    full = full or dilated.architecture(name, base=base)
     prefix = dilated.NETWORKS[network].prefix
     stem = "layer0" if network == "pspnet" else "backbone.maxpool"
     blocks = [
@@ -76,7 +76,7 @@ def pair(name: str, architecture: Architecture | None = None, base: int = 64) ->
         architecture=full,
         outputs=("logits", "aux_logits", *(["presence"] if presence else [])),
         stages=(stem, *blocks, *HEADS[network]),
-        arguments=full.facts,
+        arguments={fact: value for fact, value in full.facts.items() if fact != "backbone"},
         floors=floors(network),
         recipe=recipe(network, int(full.facts["num_classes"]), presence=presence),
     )

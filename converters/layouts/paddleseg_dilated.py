@@ -75,6 +75,7 @@ LAYOUT = Layout(
     title="PaddleSeg 2.8's GloRe and GINet",
     family=dilated.NAME,
     lines=(*resnet(), *glore(), *ginet()),
+    facts={"backbone": ("v1d",)},
     absent={dilated.PRESENCE: "PaddleSeg trains GINet without its semantic context loss"},
     advice=f"{RELU} such a file computes otherwise in PaddleSeg. {GINET}",
     caveat=f"{RELU} its logits differ from theirs. {GINET}",
