@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from stdc_parity.align.carry import prepare
 from stdc_parity.align.compare import (
     SIDES,
     Judging,
@@ -26,10 +27,11 @@ from stdc_parity.align.ladder import RUNGS, Rung
 from stdc_parity.align.load import resolve
 from stdc_parity.align.majority import decide
 from stdc_parity.align.npy import read_npy_record
+from stdc_parity.align.pair import Pair
 from stdc_parity.align.pairs import find_pair
 from stdc_parity.align.record import load_record, stages_of
 from stdc_parity.align.result import Failure, RunResult, StageResult
-from stdc_parity.align.run import SILENT, record_rung
+from stdc_parity.align.run import SILENT, possible_rungs, record_rung
 from stdc_parity.align.several import (
     arbitrate_pair,
     check_graph,
@@ -43,8 +45,9 @@ from stdc_parity.align.spec import RunSpec, Side
 from stdc_parity.align.waivers import account_for, apply_waivers
 from stdc_parity.converters.errors import CheckpointError, ParityError, UsageError
 
-OWN_BUSINESS = ("weights", "key", "graph")
-"""What of a spec the two sides may differ in: the path of the weights, whose hash counts, and of a graph."""
+OWN_BUSINESS = ("weights", "key", "graph", "own")
+"""What of a spec the two sides may differ in: the path of the weights, whose hash counts, and of a graph; where a
+pair of one's own is, as inputs and weights have hashes."""
 
 
 def record_side(
@@ -71,6 +74,11 @@ def record_side(
         tempfile.TemporaryDirectory() as temporary,
     ):
         pair, _ = resolve(spec)
+        if spec.own is not None:
+            run.mkdir(parents=True, exist_ok=True)
+            mine = {each: process for each, process in processes.items() if each == "torch" or each == "paddle"}
+            prepare(mine, spec, pair, run.resolve())
+        rungs = possible_rungs(rungs, pair, spec.size)
         graph = {}
         if side in FILE_SIDES:
             graph = prepare_graph(processes, exporter, spec, pair, Path(temporary), SILENT).job()
@@ -111,12 +119,12 @@ def compare_folders(first: Path, second: Path, judging: Judging) -> RunResult:
             result, spec = _compare_rung(RUNGS[name], two, judging)
             result = apply_waivers(replace(result, sides=(a, b) if len(folders) > 2 else ()), judging.waivers)
             apart = {side: folder / "isolated" for side, folder in two.items()}
-            results.append(gather(result, spec, find_pair(spec.pair, base=spec.base), two, apart))
+            results.append(gather(result, spec, _pair_of(spec), two, apart))
             specs.append(spec)
     if not results:
         alone = ", ".join(f"{side} {sorted(stages)}" for side, stages in recorded.items())
         raise CheckpointError(f"the sides have no stage in common: {alone}")
-    pair = find_pair(specs[0].pair, base=specs[0].base)
+    pair = _pair_of(specs[0])
     return RunResult(
         specs[0],
         specs[0].weights or f"seeded weights (seed {specs[0].seed})",
@@ -128,10 +136,15 @@ def compare_folders(first: Path, second: Path, judging: Judging) -> RunResult:
     )
 
 
+def _pair_of(spec: RunSpec) -> Pair:
+    """The pair of a record; of one of a user's own no more than that, as nothing from a record is run."""
+    return find_pair(spec.pair, base=spec.base) if spec.own is None else Pair(spec.pair, {}, own=True)
+
+
 def _compare_rung(rung: Rung, folders: Mapping[Side, Path], judging: Judging) -> tuple[StageResult, RunSpec]:
     facts = {side: load_record(folder, side, rung.name).facts for side, folder in folders.items()}
     spec = _same_run(rung.name, facts)
-    pair = find_pair(spec.pair, base=spec.base)
+    pair = _pair_of(spec)
     rule = describe_rule(rung, judging.tolerance)
     result = StageResult(rung.name, [], rule, facts=facts, limit=limit_of(rung, judging.tolerance))
     result = judge_stage(rung, result, folders, spec.dtype, pair, judging)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 from stdc_parity.align.result import Change, RunResult, StageResult, Verdict, WaiverUse
 from stdc_parity.align.spec import Own, RunSpec
@@ -24,7 +25,7 @@ def describe_input(spec: RunSpec) -> str:
     """What the networks are called with: the size of an image batch, or what was said of a pair of one's own."""
     if spec.own is None:
         return f"{spec.batch}x3x{spec.size[0]}x{spec.size[1]}"
-    return ", ".join(spec.own.inputs) or "the pair file's inputs"
+    return ", ".join(spec.own.inputs) or f"inputs of {Path(spec.own.file).name},"
 
 
 def own_options(own: Own) -> Iterator[str]:

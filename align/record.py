@@ -69,7 +69,9 @@ def save_record(record: Record, run: Path) -> None:
     with (folder / f"{record.stage}.safetensors").open("wb") as file:
         write_safetensors(file.write, arrays, metadata)
     facts = _read_facts(folder) | {record.stage: dict(record.facts)}
-    (folder / "run.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    written = folder / "run.json.new"  # in one step: the other side may be reading it
+    written.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    written.replace(folder / "run.json")
 
 
 def load_record(run: Path, side: Side, stage: str) -> Record:

@@ -195,7 +195,7 @@ def _render_stage(stage: StageResult, result: RunResult, console: Console, verbo
         _table(rows, console)
     for failure in stage.failures:
         console.print(
-            Text(f"\nThe {failure.side} side failed: {shown(failure.message, 500)}"), style="bold red"
+            Text(f"\nThe {failure.side} side failed: {shown(failure.message, 500)}"), style="bold red", soft_wrap=True
         )
         console.print(Text(failure.note), style="dim", soft_wrap=True)
     console.print()

@@ -53,6 +53,8 @@ ISOLATED = 256 * 512
 SMALL = (64, 128)
 """The largest input for what keeps every value of a run: tracing all that a loss calls."""
 
+NOTHING = "neither network has anything to compare there"
+
 SILENT = Silent()
 
 
@@ -165,7 +167,7 @@ def _climb_known(
     possible = possible_rungs(names, pair, spec.size)
     options = {"stop_early": stop_early, "evidence": evidence}
     result = climb_pair(processes, possible, spec, judging, pair, said, progress, repro=repro, **options)
-    return replace(result, left_out=left_out(names, pair))
+    return replace(result, left_out={**left_out(names, pair), **result.left_out})
 
 
 def climb_pair(
@@ -184,17 +186,29 @@ def climb_pair(
     """`climb` for a pair that is at hand; `weights_said` are its weights in words."""
     with tempfile.TemporaryDirectory() as folder:
         results: list[StageResult] = []
+        empty: dict[str, str] = {}
         for name in names:
             run = Climb(processes, Path(folder), pair, judging, tuple(results), repro)
             results.append(run.rung(RUNGS[name], RUNGS[name].spec(spec), progress))
+            if pair.own and _is_empty(results[-1]):
+                results.pop()
+                empty[name] = NOTHING
+                continue
             if evidence:
                 results[-1] = run.shown(results[-1], RUNGS[name].spec(spec))
             progress.judged(results[-1])
             if stop_early and not results[-1]:
                 break
+        if not results:
+            raise UsageError(f"{', '.join(empty)}: {NOTHING}")
         shown = RUNGS[names[0]].spec(spec) if len(names) == 1 else spec
         uses = account_for(judging.waivers, results)
-        return RunResult(shown, weights_said, pair.stages, results, uses)
+        return RunResult(shown, weights_said, pair.stages, results, uses, left_out=empty)
+
+
+def _is_empty(result: StageResult) -> bool:
+    """Whether neither side had anything to compare: no tensors, no gradients."""
+    return not (result.comparisons or result.failures or result.blocked_by)
 
 
 def possible_rungs(names: Sequence[str], pair: Pair, size: tuple[int, int]) -> list[str]:

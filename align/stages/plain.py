@@ -23,11 +23,12 @@ from stdc_parity.converters.errors import UsageError
 
 def add_batches(session: Session, spec: RunSpec, part: PlainData, recorder: Recorder) -> None:
     """Record the first batches of two epochs. What draws random numbers is seeded before each epoch."""
-    loader = session.part(spec, part.place)()
+    found = session.part(spec, part.place)
     for epoch in range(2):
         session.framework.seed(spec.seed + epoch)
         random.seed(spec.seed + epoch)
         np.random.seed(spec.seed + epoch)
+        loader = found() if callable(found) else found
         for number, batch in enumerate(islice(iter(loader), part.batches)):
             for suffix, array in arrays_in(batch, session.framework):
                 where = f"loader{suffix}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from stdc_parity.align.framework import Array
+from stdc_parity.align.pair import PlainOptimizer
 from stdc_parity.align.record import Record
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
@@ -24,6 +25,11 @@ NOISE = 1e-9
 rounding (Paddle interpolates with float32 ratios)."""
 
 
+PLAIN_NOISE = 1e-6
+"""The same with an optimizer of the framework's own: Paddle has learning rates in float32, which is up to 6e-8 of
+every step, whatever its size."""
+
+
 def capture(session: Session, spec: RunSpec) -> Record:
     """Train for `spec.steps` steps; record the loss, its terms and the rates of each, and the final state."""
     return _train(session, spec, noise=0.0, stage=STAGE)
@@ -31,7 +37,8 @@ def capture(session: Session, spec: RunSpec) -> Record:
 
 def capture_control(session: Session, spec: RunSpec) -> Record:
     """The same with noise on the images."""
-    return _train(session, spec, noise=NOISE, stage=CONTROL)
+    plain = isinstance(session.recipe(spec).optimizer, PlainOptimizer)
+    return _train(session, spec, noise=PLAIN_NOISE if plain else NOISE, stage=CONTROL)
 
 
 def _disturbed(array: Array, noise: float, random: np.random.Generator) -> Array:

@@ -13,7 +13,7 @@ class Stem(nn.Layer):
     def __init__(self, width: int, exclusive: bool = False) -> None:
         super().__init__()
         self.conv = nn.Conv2D(3, width, 3, padding=1)
-        self.norm = nn.BatchNorm2D(width)
+        self.norm = nn.GroupNorm(2, width)
         self.pool = nn.AvgPool2D(3, stride=2, padding=1, exclusive=exclusive)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ class Stem(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, width, 3, padding=1)
-        self.norm = nn.BatchNorm2d(width)
+        self.norm = nn.GroupNorm(2, width)
         self.pool = nn.AvgPool2d(3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
