@@ -12,7 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from stdc_parity.align.carry import prepare
+from stdc_parity.align.carry import prepare, recorded_floors
 from stdc_parity.align.compare import (
     SIDES,
     Judging,
@@ -24,7 +24,7 @@ from stdc_parity.align.compare import (
 from stdc_parity.align.gather import gather
 from stdc_parity.align.judge import compare_records
 from stdc_parity.align.ladder import RUNGS, Rung
-from stdc_parity.align.load import resolve
+from stdc_parity.align.load import describe_weights, resolve
 from stdc_parity.align.majority import decide
 from stdc_parity.align.npy import read_npy_record
 from stdc_parity.align.pair import Pair
@@ -119,15 +119,15 @@ def compare_folders(first: Path, second: Path, judging: Judging) -> RunResult:
             result, spec = _compare_rung(RUNGS[name], two, judging)
             result = apply_waivers(replace(result, sides=(a, b) if len(folders) > 2 else ()), judging.waivers)
             apart = {side: folder / "isolated" for side, folder in two.items()}
-            results.append(gather(result, spec, _pair_of(spec), two, apart))
+            results.append(gather(result, spec, _pair_of(spec, two), two, apart))
             specs.append(spec)
     if not results:
         alone = ", ".join(f"{side} {sorted(stages)}" for side, stages in recorded.items())
         raise CheckpointError(f"the sides have no stage in common: {alone}")
-    pair = _pair_of(specs[0])
+    pair = _pair_of(specs[0], folders)
     return RunResult(
         specs[0],
-        specs[0].weights or f"seeded weights (seed {specs[0].seed})",
+        specs[0].weights or describe_weights(specs[0], None, pair),
         pair.stages,
         results,
         account_for(judging.waivers, results),
@@ -136,15 +136,17 @@ def compare_folders(first: Path, second: Path, judging: Judging) -> RunResult:
     )
 
 
-def _pair_of(spec: RunSpec) -> Pair:
-    """The pair of a record; of one of a user's own no more than that, as nothing from a record is run."""
-    return find_pair(spec.pair, base=spec.base) if spec.own is None else Pair(spec.pair, {}, own=True)
+def _pair_of(spec: RunSpec, folders: Mapping[Side, Path]) -> Pair:
+    """The pair of a record; of one of a user's own no more than its floors, as nothing from a record is run."""
+    if spec.own is None:
+        return find_pair(spec.pair, base=spec.base)
+    return Pair(spec.pair, {}, own=True, floors=recorded_floors(folders["torch"]) if "torch" in folders else [])
 
 
 def _compare_rung(rung: Rung, folders: Mapping[Side, Path], judging: Judging) -> tuple[StageResult, RunSpec]:
     facts = {side: load_record(folder, side, rung.name).facts for side, folder in folders.items()}
     spec = _same_run(rung.name, facts)
-    pair = _pair_of(spec)
+    pair = _pair_of(spec, folders)
     rule = describe_rule(rung, judging.tolerance)
     result = StageResult(rung.name, [], rule, facts=facts, limit=limit_of(rung, judging.tolerance))
     result = judge_stage(rung, result, folders, spec.dtype, pair, judging)

@@ -6,11 +6,12 @@ that the pair's `names` call otherwise included), and each side gets a record of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stdc_parity.align.carry_rules import choose_rules, module_names, moved, special_rules, tensor_names
 from stdc_parity.align.framework import Array
 from stdc_parity.align.own_floors import floors_of
 from stdc_parity.align.pair import Floor, Pair
@@ -22,6 +23,7 @@ from stdc_parity.align.spec import RunSpec
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.convert import open_state_dict
 from stdc_parity.converters.errors import UsageError, shown
+from stdc_parity.converters.rules import Rules
 
 INITIAL, GIVEN = "initial", "given"
 """The records of a network's own initialisation, and of what a side is to load, with its table as facts."""
@@ -36,28 +38,31 @@ DEPTH = 2
 @dataclass(frozen=True)
 class Table:
     """What one side's network is made of: its modules' types by path, and of each tensor by its own name the PyTorch
-    name, the kind and the shape."""
+    name, the kind and the shape. `derived` is what rules are derived from."""
 
     side: Side
     modules: Mapping[str, str]
     tensors: Mapping[str, tuple[str, str, tuple[int, ...]]]
+    derived: Mapping[str, Any]
 
     @staticmethod
     def from_json(side: Side, data: Mapping[str, Any]) -> Table:
         """The table that a worker wrote."""
         tensors = {own: (name, kind, tuple(shape)) for own, (name, kind, shape) in data["tensors"].items()}
-        return Table(side, dict(data["modules"]), tensors)
+        return Table(side, dict(data["modules"]), tensors, data.get("derived") or {})
 
 
 @dataclass(frozen=True)
 class Carried:
     """What each side is to load, by its own names; the hash of the weights, and the twins' names on Paddle's side:
-    of modules that are called otherwise, and of tensors (the PyTorch name, and whether it lies transposed)."""
+    of modules that are called otherwise, and of tensors (the PyTorch name, and whether it lies transposed). `special`
+    are rules of tensors that are several on the other side, or lie otherwise."""
 
     given: Mapping[Side, Mapping[str, Array]]
     sha256: str
     modules: Mapping[str, str]
     tensors: Mapping[str, tuple[str, bool]]
+    special: Sequence[Mapping[str, Any]] = ()
 
 
 def prepare(processes: Mapping[Side, Worker], spec: RunSpec, pair: Pair, folder: Path) -> Pair:
@@ -69,18 +74,19 @@ def prepare(processes: Mapping[Side, Worker], spec: RunSpec, pair: Pair, folder:
     """
     tables = _tables(processes, spec, folder)
     carried = _carry(spec, pair, tables, _weights(processes, spec, tables, folder))
-    stages = _stages(tables, pair)
+    stages, floors = _stages(tables, pair, carried.modules), pair.floors or _floors(processes, spec)
     for side, process in processes.items():
-        save_record(Record(side, GIVEN, (), carried.given[side], _facts(tables[side])), folder)
+        save_record(Record(side, GIVEN, (), carried.given[side], _facts(tables[side], floors)), folder)
         renamed = side == "paddle"
         process.ask({
             "do": "own-setup", "spec": spec.to_json(), "given": str(folder),
-            "sha256": carried.sha256, "stages": stages,
+            "sha256": carried.sha256, "stages": stages, "special": list(carried.special),
             "modules": carried.modules if renamed else {}, "tensors": carried.tensors if renamed else {},
         })  # fmt: skip
     for side, process in processes.items():
         _check(side, process.answer())
-    return replace(pair, stages=tuple(stages), floors=pair.floors or _floors(processes, spec))
+    names = {torch: paddle for paddle, torch in carried.modules.items()}
+    return replace(pair, stages=tuple(stages), floors=floors, names=names)
 
 
 def _floors(processes: Mapping[Side, Worker], spec: RunSpec) -> list[Floor]:
@@ -92,8 +98,18 @@ def _floors(processes: Mapping[Side, Worker], spec: RunSpec) -> list[Floor]:
     return [] if isinstance(answer, Failure) else floors_of([(name, path) for name, path in answer["calls"]])
 
 
-def _facts(table: Table) -> dict[str, object]:
-    return {"modules": dict(table.modules), "tensors": {own: list(of) for own, of in table.tensors.items()}}
+def _facts(table: Table, floors: Sequence[Floor]) -> dict[str, object]:
+    tensors = {own: list(of) for own, of in table.tensors.items()}
+    made = {"modules": dict(table.modules), "tensors": tensors, "derived": dict(table.derived)}
+    return {**made, "floors": [astuple(floor) for floor in floors]}
+
+
+def recorded_floors(folder: Path) -> list[Floor]:
+    """The floors of a pair of one's own whose torch side was recorded in `folder`."""
+    if GIVEN not in stages_of(folder, "torch"):
+        return []
+    facts: Any = load_record(folder, "torch", GIVEN).facts
+    return [Floor(*each) for each in facts.get("floors", ())]
 
 
 def _tables(processes: Mapping[Side, Worker], spec: RunSpec, folder: Path) -> dict[Side, Table]:
@@ -156,23 +172,59 @@ def _carry(
         (here, table) = next(iter(tables.items()))
         return Carried({here: _of_file(spec, here, table, side, tensors, pair)}, hash_arrays(tensors), {}, {})
     back = {paddle: torch for torch, paddle in pair.names.items()}
-    given: dict[Side, dict[str, Array]] = {"torch": {}, "paddle": {}}
-    official: dict[str, Array] = {}
-    for table in tables.values():
-        if table.side == side:
-            _check_file(spec, table, tensors)
-            given[side] = {own: tensors[own] for own in table.tensors if own in tensors}
-            for own, (name, kind, _) in table.tensors.items():
-                if own in tensors:
-                    official[_renamed(name, back) if side == "paddle" else name] = _turned(tensors[own], side, kind)
     other: Side = "paddle" if side == "torch" else "torch"
-    for own, (name, kind, shape) in tables[other].tensors.items():
-        array = official.get(_renamed(name, back) if other == "paddle" else name)
+    _check_file(spec, tables[side], tensors)
+    mine = {own: tensors[own] for own in tables[side].tensors if own in tensors}
+    theirs = _by_name(tables, mine, side, back)
+    if not pair.rules and len(theirs) == len(_named(tables[other])) == len(_named(tables[side])):
+        return Carried(_both(side, mine, theirs), hash_arrays(tensors), back, {})
+    rules = choose_rules(pair.rules, {each: table.derived for each, table in tables.items()})
+    found = moved(rules, mine, side, other) if rules is not None else {}
+    shapes = {own: shape for own, (_, _, shape) in tables[other].tensors.items()}
+    theirs |= {own: array for own, array in found.items() if own not in theirs and shapes.get(own) == array.shape}
+    if pair.rules:
+        theirs |= {own: array for own, array in found.items() if shapes.get(own) == array.shape}
+    if tables["torch"].tensors and tables["paddle"].tensors and not theirs:
+        raise UsageError(
+            _nothing_fits(tables),
+            "Pair.names says which module is which; stdc-convert derive makes a rules file for --rules.",
+        )
+    known = rules if rules is not None else Rules(())
+    modules = module_names(known) | back
+    return Carried(
+        _both(side, mine, theirs), hash_arrays(tensors), modules, tensor_names(known), special_rules(known)
+    )
+
+
+def _both(side: Side, mine: Mapping[str, Array], theirs: Mapping[str, Array]) -> dict[Side, Mapping[str, Array]]:
+    return {"torch": mine, "paddle": theirs} if side == "torch" else {"torch": theirs, "paddle": mine}
+
+
+def _named(table: Table) -> list[str]:
+    """The tensors of a side but for batch counters, which Paddle has none of."""
+    return [own for own, (_, kind, _) in table.tensors.items() if kind != "norm.batches"]
+
+
+def _by_name(
+    tables: Mapping[Side, Table], mine: Mapping[str, Array], side: Side, back: Mapping[str, str]
+) -> dict[str, Array]:
+    """What the other side's tensors are that have a name and a shape of `side`'s."""
+
+    def named(which: Side, name: str) -> str:
+        return _renamed(name, back) if which == "paddle" else name
+
+    official = {
+        named(side, tables[side].tensors[own][0]): _turned(array, side, tables[side].tensors[own][1])
+        for own, array in mine.items()
+    }
+    other: Side = "paddle" if side == "torch" else "torch"
+    found = {}
+    for own in _named(tables[other]):
+        name, kind, shape = tables[other].tensors[own]
+        array = official.get(named(other, name))
         if array is not None and _turned(array, other, kind).shape == shape:
-            given[other][own] = _turned(array, other, kind)
-    if tables["torch"].tensors and tables["paddle"].tensors and not given[other]:
-        raise UsageError(_nothing_fits(tables), "Pair.names says which module is which (docs/bring-your-own.md).")
-    return Carried(given, hash_arrays(tensors), back, {})
+            found[own] = _turned(array, other, kind)
+    return found
 
 
 def _of_file(
@@ -222,11 +274,10 @@ def _nothing_fits(tables: Mapping[Side, Table]) -> str:
     return f"not one tensor has the same name on both sides: {'; '.join(names)}"
 
 
-def _stages(tables: Mapping[Side, Table], pair: Pair) -> list[str]:
+def _stages(tables: Mapping[Side, Table], pair: Pair, back: Mapping[str, str]) -> list[str]:
     """The paths, by torch's names, of the upper modules that both sides have: where the network is tapped."""
     if pair.stages:
         return list(pair.stages)
-    back = {paddle: torch for torch, paddle in pair.names.items()}
     paths = [[rename(path, back if side == "paddle" else {}) for path in t.modules] for side, t in tables.items()]
     return [path for path in paths[0] if path and path.count(".") < DEPTH and all(path in each for each in paths)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,8 +57,9 @@ def _only_shared(record: Record, other: Record) -> Record:
     there = {tap.name for tap in other.taps}
 
     def is_shared(tap: Tap) -> bool:
-        inner = tap.name.removeprefix("grad ")
-        module = tap.kind == "module" or (tap.kind == "gradient" and inner == tap.path and bool(tap.path))
+        at = re.sub(r"(#\d+)?(\[.*)?$", "", tap.name.removeprefix("grad "))
+        of_output = tap.kind == "gradient" and bool(tap.path) and at == tap.path
+        module = tap.kind == "module" or tap.name.startswith("own grad ") or of_output
         return tap.name in there or not module
 
     return replace(record, taps=[tap for tap in record.taps if is_shared(tap)])

@@ -180,6 +180,16 @@ def _structure(wanted: Sequence[Input], arrays: Sequence[Array]) -> Any:
     return tuple(arrays)
 
 
+def own_place(build: str, pair: Pair, side: Side) -> tuple[str, str]:
+    """The folder that a side's builder is imported from, and its `package.module:name`."""
+    where, colon, name = build.rpartition(":")
+    where, name = (where, name) if colon else (build, "build")
+    if where.endswith(SUFFIX):
+        root, where = places.package_of(Path(where))
+        return str(root), f"{where}:{name}"
+    return pair.paths.get(side, str(Path.cwd())), f"{where}:{name}"
+
+
 def arguments_of(own: Own | None, pair: Pair, side: Side) -> dict[str, Any]:
     """What a side's builder is called with. Raises UsageError for options that are no JSON objects."""
     arguments = dict(pair.arguments)

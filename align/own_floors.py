@@ -14,8 +14,11 @@ RESIZING = re.compile(r"interpolate|upsample\w*|grid_sample|affine_grid")
 AVERAGING = re.compile(r"(adaptive_)?avg_pool\dd")
 CONSTANT = re.compile(r"selu|hardsigmoid|hardswish")
 
+STATISTICS = re.compile(r"batch_norm|instance_norm")
+
 BILINEAR = "Paddle computes interpolation ratios in float32 even for float64 tensors"
 AVGPOOL = "the gradients of Paddle's average pools divide in float32"
+MOMENTUM = "Paddle's norms take their momentum in float32"
 CONSTANTS = "Paddle has the constants of SELU, Hardsigmoid and Hardswish in float32"
 
 
@@ -39,7 +42,9 @@ def floors_of(calls: Sequence[tuple[str, str]]) -> list[Floor]:
             later = later or (2e-7, CONSTANTS)
         elif not function and later is not None:
             found.setdefault(path, later)
-    return [*_of_gradients(gradients), *_of_values(found, later)]
+    tracks = any(STATISTICS.fullmatch(function) for function, _ in calls)
+    statistics = [Floor(r".*running_(mean|var)", 5e-7, MOMENTUM)] if tracks else []
+    return [*statistics, *_of_gradients(gradients), *_of_values(found, later)]
 
 
 def _outer(path: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from stdc_parity.align.carry import GIVEN, INITIAL
+from stdc_parity.align.carry_rules import read_special
 from stdc_parity.align.framework import Array, Framework, Network
 from stdc_parity.align.own import arguments_of, own_pair
 from stdc_parity.align.pair import Pair, Place
@@ -58,7 +60,9 @@ class OwnSession(Session):
         """The network's modules and tensors, as JSON: paths with types; own names with official name, kind, shape."""
         network = self.build(spec)
         state = self._framework.state(network)
+        tabulate = importlib.import_module(f"stdc_parity.align.capture_table_{self._framework.SIDE}")
         return {
+            "derived": tabulate.table(network).to_json(),
             "modules": [[path, type(module).__name__] for path, module in self._framework.modules(network)],
             "tensors": {
                 own: [name, kind, list(state[own].shape)]
@@ -92,6 +96,7 @@ class OwnSession(Session):
         """Take what to load, a record of some tensors by this side's names, and what the other side calls things."""
         self._given = load_record(Path(job["given"]), self._framework.SIDE, GIVEN).arrays
         self._sha256, self._pair = job["sha256"], replace(self._pair, stages=tuple(job["stages"]))
+        self.special = read_special(job["special"])
         modules, tensors = job["modules"], {own: tuple(of) for own, of in job["tensors"].items()}
         renamed: Any = Renamed(self._framework, modules, tensors)
         self.framework = renamed if modules or tensors else self._framework

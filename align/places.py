@@ -67,13 +67,11 @@ def _from_file(path: Path, option: str) -> ModuleType:
     path = path.resolve()
     if not path.is_file():
         raise UsageError(f"{option} {path}: there is no such file")
-    root = path.parent
-    while (root / "__init__.py").is_file():
-        root = root.parent
+    root, dotted = package_of(path)
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
     if root != path.parent:
-        return importlib.import_module(".".join(path.relative_to(root).with_suffix("").parts))
+        return importlib.import_module(dotted)
     if str(path) not in _files:  # a file of that name may be somewhere else on the path, too
         name = path.stem if path.stem not in sys.modules else f"{path.stem}_at_{abs(hash(str(path)))}"
         spec = importlib.util.spec_from_file_location(name, path)
@@ -87,6 +85,14 @@ def _from_file(path: Path, option: str) -> ModuleType:
             raise
         _files[str(path)] = module
     return _files[str(path)]
+
+
+def package_of(path: Path) -> tuple[Path, str]:
+    """The folder that a file's outermost package is in, and the file's dotted name from there."""
+    root = path.parent
+    while (root / "__init__.py").is_file():
+        root = root.parent
+    return root, ".".join(path.relative_to(root).with_suffix("").parts)
 
 
 @contextmanager

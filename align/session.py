@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stdc_parity.align.carry_rules import parts
 from stdc_parity.align.framework import Array, Framework, Network
 from stdc_parity.align.load import build_network, draw_inputs, in_dtype, resolve, seeded_state, side_weights
 from stdc_parity.align.pair import Pair, Place, Recipe
@@ -16,6 +17,7 @@ from stdc_parity.align.record import Record, hash_arrays
 from stdc_parity.align.spec import Own, RunSpec
 from stdc_parity.converters.architecture import is_transposed
 from stdc_parity.converters.errors import UsageError
+from stdc_parity.converters.rules import TensorRule
 from stdc_parity.fixtures import scenes
 from stdc_parity.fixtures.images import normalised
 from stdc_parity.fixtures.portbugs import change_part, planted
@@ -32,6 +34,7 @@ class Session:
         self.framework = framework
         self.lent: Record | None = None
         self.benches: dict[RunSpec, Any] = {}
+        self.special: list[TensorRule] = []
         self.other: tuple[Own, Session] | None = None
         self._initial: Mapping[str, Array] = {}
         self._networks: dict[tuple[RunSpec, str], tuple[Network, Mapping[str, Array]]] = {}
@@ -99,6 +102,12 @@ class Session:
         self.framework.load(network, tensors)
         self.framework.set_mode(network, spec.mode)
         return network
+
+    def apart(self, arrays: Mapping[str, Array]) -> tuple[dict[str, Array], set[str]]:
+        """What of `arrays`, by this side's names, is a part of one tensor on the other side: parts that both sides
+        have, by one name; and the names of those here."""
+        side = self.framework.SIDE
+        return parts(self.special, arrays, side), {rule.name(side) or "" for rule in self.special}
 
     def initial(self) -> Mapping[str, Array]:
         """What the network that was built last had before anything was loaded, by this side's names.

@@ -225,14 +225,14 @@ def _made(tensors: Mapping[str, Array], side: Side, to: Side, rules: Sequence[Te
     """One tensor of the target, of one or several of the source's."""
     if rules[0].rows(to) is None:
         (rule,) = rules
-        part = _part(tensors[rule.name(side) or ""], rule, side)
+        part = part_of(tensors[rule.name(side) or ""], rule, side)
         return part if to == "torch" else _turned(part, rule)
     ordered = sorted(rules, key=lambda rule: rule.rows(to) or (0, 0))
-    whole = np.concatenate([_part(tensors[rule.name(side) or ""], rule, side) for rule in ordered])
+    whole = np.concatenate([part_of(tensors[rule.name(side) or ""], rule, side) for rule in ordered])
     return whole if to == "torch" else _turned(whole, ordered[0])
 
 
-def _part(tensor: Array, rule: TensorRule, side: Side) -> Array:
+def part_of(tensor: Array, rule: TensorRule, side: Side) -> Array:
     """What a rule moves, in PyTorch's layout."""
     rows = rule.rows(side)
     whole = _turned(tensor, rule, back=True) if side == "paddle" else tensor

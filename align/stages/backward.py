@@ -72,7 +72,9 @@ def capture(session: Session, spec: RunSpec) -> Record:
     parameters = {**framework.parameters(network), **loss_parameters(framework, loss)}
     found = {name: framework.gradient(parameter) for name, parameter in parameters.items()}
     names = framework.official_names(network)
-    present = {
+    split, hidden = session.apart({name: array for name, array in found.items() if array is not None})
+    found = {name: array for name, array in found.items() if name not in hidden}
+    present = split | {
         names[name][0] if name in names else name: to_official(framework.SIDE, names, name, a)
         for name, a in found.items()
         if a is not None
@@ -193,7 +195,12 @@ def replay_modules(session: Session, spec: RunSpec, modules: Mapping[str, Any], 
     for name, (path, inputs) in reversed(calls.items()):
         gradients = given.get(name, {})
         if path in modules and (gradients or path == "loss"):
-            own = _own_gradients(session, pair, (path, modules[path]), (reference, name, inputs), gradients)
+            try:
+                own = _own_gradients(session, pair, (path, modules[path]), (reference, name, inputs), gradients)
+            except Exception:
+                if spec.own is None:
+                    raise
+                continue  # as in the forward stage
             for key, array in own.items():
                 kind = type(modules[path]).__name__
                 recorder.add_array(f"own grad {name} {key}", "gradient", array, path, kind)

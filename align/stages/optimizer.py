@@ -104,10 +104,12 @@ def add_state(session: Session, recorder: Recorder, network: Network, optimizer:
     The values are the network's own: a group may hold a tensor that is no longer a part of it.
     """
     framework, buffers = session.framework, optimizer.momentum_buffers()
-    own = framework.parameters(network)
+    own, (_, hidden) = framework.parameters(network), session.apart({})
     names = framework.official_names(network)
     for group in optimizer.groups:
         for name, parameter in zip(group.names, group.params, strict=True):
+            if name in hidden:
+                continue
             value = to_official(framework.SIDE, names, name, framework.to_array(own.get(name, parameter)))
             label = official_name(names, name)
             recorder.add_array(f"{label} {when}", "parameter", value, label, group.name)

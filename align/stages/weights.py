@@ -27,7 +27,12 @@ def capture(session: Session, spec: RunSpec) -> Record:
     initial = session.initial()
     recorder, state = Recorder(framework), framework.state(network)
     types = {path: type(module).__name__ for path, module in framework.modules(network)}
+    split, own_names = session.apart(state)
+    for label, array in split.items():
+        recorder.add_array(label, "tensor", array, label.partition(" ")[0].rpartition(".")[0])
     for own, (name, kind) in framework.official_names(network).items():
+        if own in own_names:
+            continue
         if kind != "norm.batches":
             array = state[own].T if is_transposed(framework.SIDE, kind) else state[own]
             module_type = types.get(own.rpartition(".")[0], "")
