@@ -2,7 +2,7 @@
 the variants of a deployment fork of it (docs/variants.md).
 
 The state dicts of the published checkpoints follow from a few numbers (depth, base width, classes), so
-this file writes them down as upstream builds them; the tests hold it against the official key lists.
+they are written down as upstream builds them (stdc_tensors.py); the tests hold them against the official key lists.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
-from stdc_parity.converters.architecture import Architecture, Kind, Side, TensorSpec, Unused
+from stdc_parity.converters.architecture import Architecture, Side, TensorSpec, Unused
+from stdc_parity.converters.stdc_tensors import backbone, seg_parts
 
 LAYERS = {"stdcnet813": (2, 2, 2), "stdcnet1446": (4, 5, 3)}
 """Blocks in the stages of 8x, 16x and 32x (the paper's table 2)."""
@@ -57,11 +58,6 @@ AUXILIARY = ("conv_out16.", "conv_out32.", "conv_out_sp")
 CONTEXT32 = ("cp.arm32.", "cp.conv_head32.", "conv_out32.")
 """How the names of the auxiliary heads' tensors begin, and those that need the context from stride 32."""
 
-BLOCK_CONVS = 4
-"""Convolutions of a block: `block_num=4` in every published checkpoint."""
-
-Tensors = Iterator[tuple[str, TensorSpec]]
-
 
 def architecture(
     name: str,
@@ -90,10 +86,10 @@ def architecture(
     classes = num_classes if num_classes is not None else 19 if seg else 1000
     head_classes = imagenet_classes if seg else classes
     prefix = "cp.backbone." if seg else ""
-    tensors = dict(_backbone(prefix, depth, base, block, head_classes if imagenet_head else None))
+    tensors = dict(backbone(prefix, LAYERS[depth], base, block, head_classes if imagenet_head else None))
     backbone_norms = _norms(tensors)
     if seg:
-        tensors |= _seg_parts(base, classes, use_conv_last, variant)
+        tensors |= seg_parts(base, classes, use_conv_last, variant, FUSION[variant])
     known = classes if seg or imagenet_head else 0
     words = [f"{known} classes"] if known else []
     words += [f"base {base}", f"{block} blocks", "with ImageNet head" if imagenet_head else "without ImageNet head"]
@@ -267,91 +263,6 @@ def _feature_index(key: str, prefix: str) -> int:
         return -1
     number = key[len(prefix) + len("features.") :].partition(".")[0]
     return int(number) if number.isascii() and number.isdigit() and len(number) < 4 else -1
-
-
-def _backbone(prefix: str, depth: str, base: int, block: str, imagenet_classes: int | None) -> Tensors:
-    yield from _conv_bn(f"{prefix}features.0", 3, base // 2, 3)
-    yield from _conv_bn(f"{prefix}features.1", base // 2, base, 3)
-    index, width = 2, base
-    for stage, count in enumerate(LAYERS[depth]):
-        for position in range(count):
-            out = base * 4 * 2**stage
-            yield from _block(f"{prefix}features.{index}", width, out, block, first=position == 0)
-            index, width = index + 1, out
-    if imagenet_classes is not None:
-        last = max(1024, base * 16)
-        yield from _conv_bn(f"{prefix}conv_last", width, last, 1)
-        yield f"{prefix}fc.weight", TensorSpec("linear", (last, last))
-        yield from _norm(f"{prefix}bn", last)
-        yield f"{prefix}linear.weight", TensorSpec("linear", (imagenet_classes, last))
-
-
-def _block(path: str, width: int, out: int, block: str, *, first: bool) -> Tensors:
-    """A `CatBottleneck` or `AddBottleneck`; the first of a stage has stride 2 and so an `avd_layer`."""
-    widths = [width, *(out // 2**i for i in range(1, BLOCK_CONVS)), out // 2 ** (BLOCK_CONVS - 1)]
-    for i in range(BLOCK_CONVS):
-        yield from _conv_bn(f"{path}.conv_list.{i}", widths[i], widths[i + 1], 1 if i == 0 else 3)
-    if first:
-        yield from _conv(f"{path}.avd_layer.0", 1, out // 2, 3)
-        yield from _norm(f"{path}.avd_layer.1", out // 2)
-    if first and block == "add":
-        yield from _conv(f"{path}.skip.0", 1, width, 3)
-        yield from _norm(f"{path}.skip.1", width)
-        yield from _conv(f"{path}.skip.2", width, out, 1)
-        yield from _norm(f"{path}.skip.3", out)
-
-
-def _seg_parts(base: int, classes: int, use_conv_last: bool, variant: str) -> Tensors:
-    """Context path, feature fusion and heads; widths at base 64 are upstream's."""
-    feat32 = max(1024, base * 16) if use_conv_last else base * 16
-    heavy = _dw_conv_bn if variant == "dw" else _conv_bn
-    arms = {"cp.arm16": base * 8} | ({} if variant == "del" else {"cp.arm32": feat32})
-    for arm, width in arms.items():
-        yield from heavy(f"{arm}.conv", width, base * 2, 3)
-        yield from _conv(f"{arm}.conv_atten", base * 2, base * 2, 1)
-        yield from _norm(f"{arm}.bn_atten", base * 2)
-    if variant != "del":
-        yield from heavy("cp.conv_head32", base * 2, base * 2, 3)
-    yield from heavy("cp.conv_head16", base * 2, base * 2, 3)
-    yield from _conv_bn("cp.conv_avg", base * 8 if variant == "del" else feat32, base * 2, 1)
-    fused = base * FUSION[variant]
-    yield from _conv_bn("ffm.convblk", base * 6, fused, 1)
-    yield from _conv("ffm.conv1", fused, fused // 4, 1)
-    yield from _conv("ffm.conv2", fused // 4, fused, 1)
-    yield from heavy("conv_out.conv", fused, fused, 3)
-    yield from _conv("conv_out.conv_out", fused, classes, 1)
-    for head in ("conv_out16",) if variant == "del" else ("conv_out16", "conv_out32"):
-        yield from _head(head, base * 2, base, classes)
-    for head, width in (("sp16", base * 8), ("sp8", base * 4), ("sp4", base), ("sp2", base // 2)):
-        yield from _head(f"conv_out_{head}", width, base, 1)
-
-
-def _head(path: str, width: int, mid: int, out: int) -> Tensors:
-    yield from _conv_bn(f"{path}.conv", width, mid, 3)
-    yield from _conv(f"{path}.conv_out", mid, out, 1)
-
-
-def _conv_bn(path: str, width: int, out: int, kernel: int) -> Tensors:
-    yield from _conv(f"{path}.conv", width, out, kernel)
-    yield from _norm(f"{path}.bn", out)
-
-
-def _dw_conv_bn(path: str, width: int, out: int, kernel: int) -> Tensors:
-    """A depthwise separable convolution, under the names of the deployment fork's block."""
-    yield from _conv(f"{path}.conv_dw", 1, width, kernel)
-    yield from _conv(f"{path}.conv_point", width, out, 1)
-    yield from _norm(f"{path}.bn", out)
-
-
-def _conv(path: str, width: int, out: int, kernel: int) -> Tensors:
-    yield f"{path}.weight", TensorSpec("conv", (out, width, kernel, kernel))
-
-
-def _norm(path: str, width: int) -> Tensors:
-    kinds: tuple[Kind, ...] = ("norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
-    for kind in kinds:
-        yield f"{path}.{kind.removeprefix('norm.')}", TensorSpec(kind, (width,))
-    yield f"{path}.num_batches_tracked", TensorSpec("norm.batches", ())
 
 
 def _norms(tensors: Mapping[str, TensorSpec]) -> frozenset[str]:

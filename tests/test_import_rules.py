@@ -203,6 +203,7 @@ KNOW_PARTS = {
     "align/pairs/stdc.py",
     "align/pairs/stdc_recipe.py",
     "converters/stdc.py",
+    "converters/stdc_tensors.py",
 }
 
 
