@@ -387,7 +387,7 @@ _export_options = [
     click.option(
         "--fold-bn", "fold", is_flag=True, help="Fold batch norms into the convolutions before them, and prove it."
     ),
-    click.option("--pair", metavar="NAME", help="The network, if the weights are seeded (no SRC)."),
+    click.option("--pair", metavar="NAME", help="The network: SRC's by default, or a form for inference (…-infer)."),
     click.option("--base", type=click.IntRange(4, 256), default=64, help="Width of a seeded network (64)."),
     click.option("--seed", type=_positive_int, default=0, help="Seed of seeded weights."),
     click.option("--key", metavar="PATH", help="Where the state dict is in the file (ema, checkpoint.model, …)."),
@@ -411,7 +411,7 @@ def onnx(**options: Any) -> None:
     DST appears once onnx.checker passed it and ONNX Runtime computed with it what the framework does.
 
     \b
-    Example: stdc-convert onnx model_maxmIOU75.pth stdc2.onnx --size 512x1024
+    Example: stdc-convert onnx model_maxmIOU75.pth stdc2.onnx --pair stdc2-seg-infer --size 512x1024
              stdc-convert onnx model_maxmIOU75.pdparams stdc2.onnx --from paddle --outputs labels --fold-bn
     """
     _export("onnx", options)
@@ -458,8 +458,8 @@ def _export(kind: Any, options: dict[str, Any]) -> None:
     if len(files) > 2:
         raise click.UsageError(f"SRC and DST, or DST alone: there are {len(files)} files.")
     source, target = files if len(files) == 2 else (None, files[0])
-    if source is not None and (options["pair"] is not None or options["base"] != 64 or options["seed"]):
-        raise click.UsageError("--pair, --base and --seed are for seeded weights, without SRC.")
+    if source is not None and (options["base"] != 64 or options["seed"]):
+        raise click.UsageError("--base and --seed are for seeded weights, without SRC.")
 
     from stdc_parity.align.export.deploy import Wanted, deploy
     from stdc_parity.align.export.kinds import KINDS

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import paddle
 from paddle import Tensor, nn
@@ -109,12 +110,21 @@ def find_conv_norms(network: nn.Layer, call: Call, inputs: Sequence[Tensor]) -> 
     ]
 
 
+def mean_matrix(size: int, bins: int) -> Array:
+    """Return (bins, size): what each cell counts for in the means of an adaptive pool along one axis."""
+    cells, starts = np.arange(size), np.arange(bins) * size // bins
+    stops = -(-(np.arange(bins) + 1) * size // bins)
+    inside = (cells >= starts[:, None]) & (cells < stops[:, None])
+    return inside / inside.sum(1, keepdims=True)
+
+
 @contextmanager
 def pools_as_means() -> Iterator[None]:
     """Let pools over the whole of a feature map be means while a network is traced, whatever its size is then.
 
     Those are average pools whose kernel is computed from the input, as upstream's avg_pool2d(x, x.size()[2:]),
-    and adaptive ones to one cell. Sizes that a trace does not know are -1, or variables; constants are not.
+    and adaptive ones to one cell. Adaptive ones to bins that do not divide a map of known size are products, as
+    ONNX has no operator for them. Sizes that a trace does not know are -1, or variables; constants are not.
     """
     functions: Any = F
     average, adaptive = functions.avg_pool2d, functions.adaptive_avg_pool2d
@@ -126,9 +136,14 @@ def pools_as_means() -> Iterator[None]:
         return average(x, kernel_size, *args, **kwargs)
 
     def adaptive_avg_pool2d(x: Tensor, output_size: Any, *args: Any, **kwargs: Any) -> Tensor:
-        if output_size in (1, (1, 1), [1, 1]):
+        bins = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+        if tuple(bins) == (1, 1):
             return x.mean((2, 3), keepdim=True)
-        return adaptive(x, output_size, *args, **kwargs)
+        sizes = [int(size) for size in x.shape[2:]]
+        if None in bins or min(sizes) < 1 or all(size % count == 0 for size, count in zip(sizes, bins, strict=True)):
+            return adaptive(x, output_size, *args, **kwargs)
+        rows, columns = (mean_matrix(size, count) for size, count in zip(sizes, bins, strict=True))
+        return paddle.to_tensor(rows, dtype=x.dtype) @ x @ paddle.to_tensor(columns, dtype=x.dtype).T
 
     functions.avg_pool2d, functions.adaptive_avg_pool2d = avg_pool2d, adaptive_avg_pool2d
     try:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -101,12 +102,21 @@ def find_conv_norms(network: nn.Module, call: Call, inputs: Sequence[Tensor]) ->
     ]
 
 
+def mean_matrix(size: int, bins: int) -> Array:
+    """Return (bins, size): what each cell counts for in the means of an adaptive pool along one axis."""
+    cells, starts = np.arange(size), np.arange(bins) * size // bins
+    stops = -(-(np.arange(bins) + 1) * size // bins)
+    inside = (cells >= starts[:, None]) & (cells < stops[:, None])
+    return inside / inside.sum(1, keepdims=True)
+
+
 @contextmanager
 def pools_as_means() -> Iterator[None]:
     """Let pools over the whole of a feature map be means while a network is traced, whatever its size is then.
 
     Those are average pools whose kernel is computed from the input, as upstream's avg_pool2d(x, x.size()[2:]),
-    and adaptive ones to one cell. Numbers that a trace computes are tensors; constants are not.
+    and adaptive ones to one cell. Adaptive ones to bins that do not divide a map of known size are products, as
+    ONNX has no operator for them. Numbers that a trace computes are tensors; constants are not.
     """
     functions: Any = F
     average, adaptive = functions.avg_pool2d, functions.adaptive_avg_pool2d
@@ -118,9 +128,14 @@ def pools_as_means() -> Iterator[None]:
         return average(x, kernel_size, *args, **kwargs)
 
     def adaptive_avg_pool2d(x: Tensor, output_size: Any) -> Tensor:
-        if output_size in (1, (1, 1), [1, 1]):
+        bins = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+        if tuple(bins) == (1, 1):
             return x.mean((2, 3), keepdim=True)
-        return adaptive(x, output_size)
+        sizes = [int(size) for size in x.shape[2:]]
+        if None in bins or min(sizes) < 1 or all(size % count == 0 for size, count in zip(sizes, bins, strict=True)):
+            return adaptive(x, output_size)
+        rows, columns = (mean_matrix(size, count) for size, count in zip(sizes, bins, strict=True))
+        return torch.tensor(rows, dtype=x.dtype) @ x @ torch.tensor(columns, dtype=x.dtype).T
 
     functions.avg_pool2d, functions.adaptive_avg_pool2d = avg_pool2d, adaptive_avg_pool2d
     try:
