@@ -121,14 +121,14 @@ def test_other_kinds(folder, kind, source, target):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("onnx", "net.pth", "x.pt"), 2, "a onnx target ends in .onnx"),
+        (("onnx", "net.pth", "x.pt"), 2, "a target of onnx ends in .onnx"),
         (("onnx", "net.pth", "x.onnx", "--opset", "9"), 2, "graphs of opset 11 to 20 can be written"),
         (("onnx", "net.pth", "x.onnx", "--size", "64"), 2, "is not HxW in pixels"),
         (("onnx", "net.pth", "x.onnx", "--base", "8"), 2, "are for seeded weights"),
         (("onnx", "net.pth", "none/x.onnx"), 2, "the folder does not exist"),
         (("onnx", "absent.pth", "x.onnx"), 3, "the file does not exist"),
         (("paddle-inference", "net.pth", "x.pdmodel"), 2, "Paddle 3 writes its programs as .json"),
-        (("onnx", "net.pth", "net.pth"), 2, "a onnx target ends in .onnx"),
+        (("onnx", "net.pth", "net.pth"), 2, "a target of onnx ends in .onnx"),
     ],
 )
 def test_what_cannot_be_exported(folder, monkeypatch, arguments, code, words):

@@ -49,5 +49,5 @@ def files_of(kind: Kind, target: Path) -> list[Path]:
     elif not kind.optional or suffix in (".pdmodel", ".onnx", ".pt", ".pt2"):
         wanted = " and ".join(kind.suffixes)
         note = "Paddle 3 writes its programs as .json." if suffix == ".pdmodel" else None
-        raise UsageError(f"{shown(target)}: a {kind.name} target ends in {wanted}", note)
+        raise UsageError(f"{shown(target)}: a target of {kind.name} ends in {wanted}", note)
     return [target.with_name(target.name + suffix) for suffix in kind.suffixes]
