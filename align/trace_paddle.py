@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FunctionType, MethodDescriptorType
 from typing import Any
@@ -126,7 +127,32 @@ def traced(tracer: Tracer) -> Iterator[None]:
             setattr(owner, attribute, function)
 
 
+WRITTEN: Mapping[str, Callable[..., Any]] = {
+    "fmod": lambda x, y: x - paddle.trunc(x / y) * y,
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "greater_than": operator.gt,
+    "greater_equal": operator.ge,
+    "less_than": operator.lt,
+    "less_equal": operator.le,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
+    "rsubtract": lambda x, y: y - x,
+    "rdivide": lambda x, y: y / x,
+}
+"""What Paddle has no function for, or none that takes a number: PyTorch's do."""
+
+
+def _written(name: str) -> Callable[..., Any] | None:
+    """One of WRITTEN, by the names of Paddle's arguments."""
+    return (lambda x, y: WRITTEN[name](x, y)) if name in WRITTEN else None
+
+
 def function(name: str) -> Callable[..., Any]:
     """Return Paddle's function of that name. Raises AttributeError."""
-    found: Callable[..., Any] = getattr(F, name, None) or getattr(paddle, name, None) or getattr(paddle.Tensor, name)
+    found: Callable[..., Any] | None = _written(name) or getattr(F, name, None) or getattr(paddle, name, None)
+    found = found or getattr(paddle.Tensor, name)
+    assert found is not None
     return found

@@ -67,6 +67,28 @@ POSITIONS = {
     "where": "condition input other",
     "flatten": "input start_dim end_dim",
     "pow": "input exponent",
+    "softshrink": "input lambd",
+    "hardshrink": "input lambd",
+    "tril": "input diagonal",
+    "triu": "input diagonal",
+    "logsumexp": "input dim keepdim",
+    "cumprod": "input dim",
+    "sort": "input dim descending",
+    "argsort": "input dim descending",
+    "fmod": "input other",
+    "remainder": "input other",
+    "pixel_unshuffle": "input downscale_factor",
+    "cosine_similarity": "x1 x2 dim eps",
+    "quantile": "input q dim keepdim",
+    "unbind": "input dim",
+    "all": "input dim keepdim",
+    "any": "input dim keepdim",
+    "nanmean": "input dim keepdim",
+    "nansum": "input dim keepdim",
+    "rot90": "input k dims",
+    "diagonal": "input offset dim1 dim2",
+    "cross": "input other dim",
+    "lerp": "input end weight",
     "__getitem__": "input item",
 }
 """The arguments of PyTorch's built-in functions, whose signatures Python does not know: their documentation's."""
@@ -95,6 +117,8 @@ def bind(
     if name in VARIADIC and args:
         rest = args[1] if len(args) == 2 and isinstance(args[1], list | tuple) else args[1:]
         return {"input": args[0], **({VARIADIC[name]: list(rest)} if rest else {}), **kwargs}, {}
+    if name == "einsum" and args and isinstance(args[0], str):
+        return {"equation": args[0], "operands": list(args[1:])}, {}
     if name in POSITIONS:
         names = POSITIONS[name].split()
         return {names[i] if i < len(names) else str(i): value for i, value in enumerate(args)} | kwargs, {}

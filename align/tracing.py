@@ -6,6 +6,7 @@ Calls within a module below it are one call of that module. The frameworks' part
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -251,14 +252,19 @@ class Tracer:
                 return next(tensor for value in arguments.values() for tensor in self._tensors(value))
             elif edit.do == "replace":
                 return self._apply(edit.name, arguments[first], edit.settings)
+        if "item" in arguments:
+            arguments["item"] = _item(arguments["item"])
         positions = [value for key, value in arguments.items() if key.isdigit()]
+        if "operands" in arguments:
+            positions += [arguments.pop("equation"), *arguments.pop("operands")]
         return function(*positions, **{k: v for k, v in arguments.items() if not k.isdigit()})
 
     def _apply(self, name: str, tensor: Any, settings: Settings) -> Any:
         """A function of the framework, or a module below the root ("module:" and its path), on one tensor."""
         if name.startswith("module:"):
             return self._modules[name.removeprefix("module:")](tensor)
-        return self._framework.function(name)(tensor, **settings)
+        function = self._framework.function(name)
+        return function(tensor, _item(settings["item"])) if "item" in settings else function(tensor, **settings)
 
     def _follow(self, edit: Edit, result: Any) -> Any:
         """What the reference's calls give with our functions, modules and parameters. Raises what those raise."""
@@ -276,10 +282,19 @@ class Tracer:
                     named.setdefault(key, []).append(tensor)
                 first, *rest = [found if len(found) > 1 else found[0] for found in named.values()]
                 others = dict(zip(list(named)[1:], rest, strict=True))
-                given = self._framework.function(call.name)(first, **others, **call.settings)
+                given = self._called(call, first, others)
             known.update(zip(call.outputs, self._tensors(given), strict=True))
         outputs = [known[number] for number in edit.values[len(self.inputs) :]]
         return type(result)(outputs) if isinstance(result, list | tuple) else outputs[0]
+
+    def _called(self, call: Call, first: Any, others: Arguments) -> Any:
+        """A call of the reference's with our function of that name."""
+        function = self._framework.function(call.name)
+        if "item" in call.settings:
+            return function(first, _item(call.settings["item"]))
+        if "equation" in call.settings:
+            return function(call.settings["equation"], *(first if isinstance(first, list) else [first]))
+        return function(first, **others, **call.settings)
 
     def _put(self, result: Any, values: Sequence[int]) -> Any:
         """`result` with the reference's tensors for its own."""
@@ -335,6 +350,17 @@ def plain(value: Any) -> Any:
     if value is Ellipsis:
         return "..."
     return str(value).removeprefix("torch.").removeprefix("paddle.")
+
+
+def _item(value: Any) -> Any:
+    """An index as `plain` gave it, or as it was: slices are texts such as "1::2" there."""
+    if isinstance(value, list | tuple):
+        return tuple(_item(each) for each in value)
+    if isinstance(value, str) and value == "...":
+        return Ellipsis
+    if isinstance(value, str) and re.fullmatch(r"-?\d*(:-?\d*){1,2}", value):
+        return slice(*[int(end) if end else None for end in value.split(":")])
+    return value
 
 
 def _tuples(value: Any) -> Any:

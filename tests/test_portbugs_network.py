@@ -16,6 +16,7 @@ from stdc_parity.align.run import run_rungs
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.align.stages import backward, forward, weights
+from stdc_parity.fixtures.portbugs.function_entries import FUNCTIONS
 from stdc_parity.fixtures.portbugs.layer_entries import LAYERS
 from stdc_parity.fixtures.portbugs.network_entries import NETWORK
 from stdc_parity.fixtures.portbugs.paddle_network_bugs import NETWORK_BUGS
@@ -132,7 +133,7 @@ def test_an_entry_changes_what_it_says(sessions, entry):
 
 
 def test_each_layer_family_has_a_subject():
-    assert {entry.subject for entry in LAYERS} | {"subject-blocks"} == set(subjects.NAMES)
+    assert {entry.subject for entry in (*LAYERS, *FUNCTIONS)} | {"subject-blocks"} == set(subjects.NAMES)
 
 
 def test_frozen_layer_norm_has_a_wrong_input_gradient_in_paddle(sessions):

@@ -1,6 +1,8 @@
 """The self-test on a few entries of every rung: found, named at the right place, and silent where it must be."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -62,3 +64,15 @@ def test_the_list_names_every_entry() -> None:
     result = CliRunner().invoke(align, ["selftest", "--list"])
     assert result.exit_code == 0
     assert [line.split()[0] for line in result.output.splitlines()] == list(ENTRIES)
+
+
+def test_every_measured_divergence_has_an_entry() -> None:
+    """`measured.json` lists what was measured of the two frameworks apart from our ladder, and who stands for it."""
+    file = Path(selftest.__file__).parents[1] / "fixtures" / "portbugs" / "measured.json"
+    measured = json.loads(file.read_text(encoding="utf-8"))
+    assert (sum(row["identical"] for row in measured.values()), len(measured)) == (59, 154)
+    for name, row in measured.items():
+        entries = [ENTRIES[id] for id in row["entries"]]
+        assert all(entry.harmless is row["identical"] for entry in entries), name
+    without = [name for name, row in measured.items() if not row["entries"]]
+    assert without == ["bn_stats_in_parameters"]  # about a list of parameters: nothing is computed otherwise

@@ -171,6 +171,37 @@ masked_fill masked_fill input:x mask value
 masked_select masked_select input:x mask
 numel numel input:x
 erf erf input:x
+fmod fmod input:x other:y
+remainder remainder input:x other:y
+floor_divide floor_divide input:x other:y
+tril tril input:x diagonal=0
+triu triu input:x diagonal=0
+einsum einsum operands equation
+cumprod cumprod input:x dim=None
+argsort argsort input:x dim:axis=-1 descending=False
+quantile quantile input:x q dim:axis=None keepdim=False
+unbind unbind input dim:axis=0
+all all input:{REDUCE}
+any any input:{REDUCE}
+nanmean nanmean input:{REDUCE}
+nansum nansum input:{REDUCE}
+rot90 rot90 input:x k=1 dims:axes
+diagonal diagonal input:x offset=0 dim1:axis1=0 dim2:axis2=1
+cross cross input:x other:y dim:axis
+lerp lerp input:x end:y weight
+log2 log2 input:x
+log10 log10 input:x
+log1p log1p input:x
+expm1 expm1 input:x
+sin sin input:x
+cos cos input:x
+ceil ceil input:x
+trunc trunc input:x
+sign sign input:x
+reciprocal reciprocal input:x
+logical_not logical_not input:x
+logical_and logical_and input:x other:y
+logical_or logical_or input:x other:y
 """
 """PyTorch's function, Paddle's, and the arguments: PyTorch's name, Paddle's if it is another one, the default."""
 
@@ -183,7 +214,9 @@ CASTS = {
 """PyTorch's ways to cast, and to what."""
 
 IN_PLACE = ("add", "sub", "mul", "div", "clamp", "relu", "pow")
-TWINS = {"_conv_nd": "conv2d", "expand_as": "expand", "chunk": "split"}
+TWINS = {
+    "_conv_nd": "conv2d", "expand_as": "expand", "chunk": "split", "mod": "remainder", "floor_mod": "remainder",
+}  # fmt: skip
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "eps": ("_epsilon", "epsilon", "_eps"),

@@ -120,7 +120,8 @@ def _candidates(torch: Trace, paddle: Trace, values: Values) -> Iterator[Candida
     yield from _values(torch, paddle, values)
     whole = program(torch, values) if torch.outputs else None
     if whole is not None and 0 < len(ways[0]) <= MAX_REGION:
-        yield "the original's calls, one by one", [whole], *words.describe(ways[0], torch, paddle)
+        told = words.describe(ways[0], torch, paddle)
+        yield "the original's calls, one by one", [whole], *(told if told[0] else words.rewritten(torch, paddle))
 
 
 def _attributes(torch: Trace, paddle: Trace) -> Iterator[Candidate]:

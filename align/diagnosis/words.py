@@ -31,6 +31,9 @@ TYPES = {
 }
 """The layer classes that people know functions by."""
 
+MAX_CALLS = 10
+"""How many calls of a module's code are told at most."""
+
 MAX_SENTENCES = 3
 """A cause of more parts than these tells nobody what to do."""
 
@@ -73,6 +76,15 @@ def describe(found: Sequence[Difference], torch: Trace, paddle: Trace) -> tuple[
         return "", ""
     causes, fixes = (list(dict.fromkeys(text[i] for text in texts)) for i in (0, 1))
     return ("; ".join(causes), "; ".join(fixes)) if len(causes) <= MAX_SENTENCES else ("", "")
+
+
+def rewritten(torch: Trace, paddle: Trace) -> tuple[str, str]:
+    """The cause and the fix for code whose calls are others altogether, if the original's give what they must."""
+    here, there = ([call(each) for each in trace.calls] for trace in (paddle, torch))
+    if not here or not there or len(there) > MAX_CALLS:
+        return "", ""
+    own = ", ".join(here[:MAX_CALLS]) + (", …" if len(here) > MAX_CALLS else "")
+    return f"other code: it calls {own}; the original {', '.join(there)}", "; ".join(there)
 
 
 def _apart(here: list[str], there: list[str]) -> tuple[list[str], list[str]]:

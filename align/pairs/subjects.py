@@ -15,18 +15,20 @@ Inputs = tuple[Array, ...]
 
 BILINEAR = "Paddle computes interpolation ratios in float32 even for float64 tensors"
 AVGPOOL = "the gradients of Paddle's average pools divide in float32"
+SHRINKING = "Paddle takes softshrink's threshold as a float32 number"
 CONSTANTS = "Paddle has the constants of SELU and Hardsigmoid in float32"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The class of a network in `torch_subjects.py` and `paddle_subjects.py`, its inputs, modules and outputs."""
+    """The class of a network in `torch_FILE.py` and its twin, its inputs, modules and outputs."""
 
     network: str
     inputs: Callable[[np.random.Generator, int], Inputs]
     stages: str
     outputs: str
     floors: Sequence[Floor] = ()
+    file: str = "subjects"
 
 
 def _normal(*shape: int) -> Callable[[np.random.Generator, int], Inputs]:
@@ -116,6 +118,18 @@ SUBJECTS: Mapping[str, Subject] = {
         "piece median spectral picked placed strongest index alias pad pad_all flip roll tokens shuffle patches"
         " spread repeat rounded means larger length",
     ),
+    "subject-functions": Subject(
+        "Functions",
+        _picks,
+        "head counted wrapped whole running ranked weakest edge framed affinity gated shrunk celu bounded "
+        "thresholded tempered pointwise rms rotary windows focus unshuffle area cosine divided lower chosen "
+        "floored positive deviation decades sums held",
+        "counted wrapped whole running ranked weakest edge framed affinity gated shrunk celu bounded "
+        "thresholded tempered pointwise rms rotary windows focus unshuffle area cosine divided lower chosen "
+        "floored positive deviation decades sums held",
+        (Floor(r"(own grad |grad )?(shrunk|head|input|network).*", 1e-7, SHRINKING),),
+        file="functions",
+    ),
     "subject-blocks": Subject(
         "Blocks",
         _normal(8, 10, 13),
@@ -135,8 +149,8 @@ def pair(name: str, architecture: Architecture | None = None, base: int = 64) ->
     return Pair(
         name=name,
         builders={
-            "torch": f"stdc_parity.fixtures.portbugs.torch_subjects:{subject.network}",
-            "paddle": f"stdc_parity.fixtures.portbugs.paddle_subjects:{subject.network}",
+            "torch": f"stdc_parity.fixtures.portbugs.torch_{subject.file}:{subject.network}",
+            "paddle": f"stdc_parity.fixtures.portbugs.paddle_{subject.file}:{subject.network}",
         },
         architecture=None,
         outputs=tuple(f"{name} out" if name in stages else name for name in subject.outputs.split()),
