@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import paddle
@@ -36,6 +37,17 @@ def table(network: nn.Layer) -> Table:
         [each for path, module in modules.items() for each in _reparameterised(path, module)],
         tuple(name for name, _ in network.named_buffers() if name not in state),
     )
+
+
+@contextmanager
+def default_dtype(dtype: str) -> Iterator[None]:
+    """Let what layers make in a forward pass, such as a cell's first state, be of `dtype`."""
+    before = paddle.get_default_dtype()
+    paddle.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        paddle.set_default_dtype(before)
 
 
 class _BatchNorm(nn.BatchNorm2D):

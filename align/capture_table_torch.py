@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,6 +43,17 @@ def table(network: nn.Module) -> Table:
 
 def make_runnable(network: nn.Module) -> None:
     """Nothing: every layer of PyTorch runs on a CPU and alone."""
+
+
+@contextmanager
+def default_dtype(dtype: str) -> Iterator[None]:
+    """Let what networks make in a forward pass be of `dtype`."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _module(path: str, module: nn.Module) -> ModuleRow:

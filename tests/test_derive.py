@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from stdc_parity import cli
 from stdc_parity.align import capture_paddle, capture_table_paddle, capture_table_torch, capture_torch
+from stdc_parity.align.derivation import command
 from stdc_parity.align.derivation.command import SIDES, spec_of, write_derivation
 from stdc_parity.align.derivation.mapping import derive_rules
 from stdc_parity.align.derivation.prober import Prober
@@ -33,11 +34,11 @@ INPUTS = {
     "Attentions": ["2x5x8", "2x4x6", "2x4x4"], "Reparameterised": ["2x3x7x7"], "reparameterised_new": ["2x3x7x7"],
     "Parameters": ["2x7x6"], "Tied": ["2x5:int64:0..8"], "Containers": ["3x6"], "Swapped": ["1x3x8x8"],
     "Packed": ["2x4x6"], "Split": ["2x4x6"], "TrainHeads": ["3x6"], "Unsaved": ["2x6"], "Left": ["2x5"],
-    "Inner": ["2x4"],
+    "Inner": ["2x4"], "Cells": ["2x4x8"],
     "Added": ["3x5"], "Extra": ["2x4"], "Wrong": ["3x5"], "Idle": ["2x4"], "Turned": ["3x4"],
-    "Dead": ["2x4"],
+    "Dead": ["2x4"], "Narrow": ["2x4"],
 }  # fmt: skip
-WHOLE = list(INPUTS)[:17]
+WHOLE = list(INPUTS)[:18]
 
 
 def module(side):
@@ -96,7 +97,7 @@ def flat(value):
 def compare(net, port, inputs):
     """Both networks' outputs in float64."""
     arrays = [array.astype(np.float64) if array.dtype.kind == "f" else array for array in inputs]
-    with torch.no_grad(), paddle.no_grad():
+    with torch.no_grad(), paddle.no_grad(), capture_table_paddle.default_dtype("float64"):
         ours, theirs = flat(net(*map(torch.from_numpy, arrays))), flat(port(*map(paddle.to_tensor, arrays)))
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
@@ -231,6 +232,12 @@ def test_a_network_that_cannot_be_built_is_an_error_of_its_side(derive, name):
     with pytest.raises(ParityError) as caught:
         derive(name, run=False)
     assert name in str(caught.value) and "torch" in str(caught.value)
+
+
+def test_what_cannot_be_run_in_float64_is_run_in_float32(tmp_path):
+    found = command.derive(spec_of(None, own("Narrow"), 8, 0), runs=True, tol=2e-5, threads=1)
+    assert found and found.dtype == "float32" and found.gap < 1e-5
+    assert pairs(found)["a.weight"] == "first.weight" and set(settled(found).values()) == {"probe"}
 
 
 def run(*arguments):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from stdc_parity.align.derivation.prober import Derivation, Prober
@@ -19,6 +20,8 @@ from stdc_parity.converters.rules_file import rules_text
 from stdc_parity.converters.version import VERSION
 
 SIDES: tuple[Side, ...] = ("torch", "paddle")
+FLOAT32 = 1e-4
+"""How far outputs may differ in float32, relative to each one's largest value; twins stay below 1e-5."""
 SIZE, BATCH = (64, 128), 2
 """Of the images that a known pair is run with: small, and enough for norms over a batch."""
 
@@ -26,10 +29,10 @@ SIZE, BATCH = (64, 128), 2
 def spec_of(pair: str | None, own: Own | None, base: int, seed: int) -> RunSpec:
     """The run of a pair that is known, or of a user's own, that derives its rules."""
     if own is not None:
-        return RunSpec(name_of(own), (0, 0), seed=seed, own=own)
+        return RunSpec(name_of(own), (0, 0), seed=seed, own=own, dtype="float64")
     assert pair is not None
     find_pair(pair, base=base)
-    return RunSpec(pair, SIZE, batch=BATCH, exact_batch=True, seed=seed, base=base)
+    return RunSpec(pair, SIZE, batch=BATCH, exact_batch=True, seed=seed, base=base, dtype="float64")
 
 
 def derive(
@@ -42,7 +45,13 @@ def derive(
     with open_sides(SIDES, threads or default_threads()) as processes, tempfile.TemporaryDirectory() as folder:
         said("both sides build their networks")
         workers = {side: processes[side] for side in SIDES}
-        return Prober(workers, spec, Path(folder), runs=runs, tol=tol, said=said).derive()
+        found = Prober(workers, spec, Path(folder), runs=runs, tol=tol, said=said).derive()
+        if not runs or found.gap is not None:
+            return found
+        said("float32, as float64 cannot be run")
+        narrow = replace(spec, dtype="float32")
+        again = Prober(workers, narrow, Path(folder), tol=max(tol, FLOAT32), said=said).derive()
+        return found if again.gap is None else replace(again, remarks=[*again.remarks, *found.remarks])
 
 
 def write_derivation(found: Derivation, about: Sequence[str], target: Path, *, force: bool) -> None:
@@ -63,7 +72,7 @@ def describe(found: Derivation) -> Iterator[str]:
         yield "Not proven by a run."
     elif found.holds:
         proven = "Proven: the" if found else "With what is open as it was tried, the"
-        yield f"{proven} outputs of both sides agree to {found.gap:.1e} of scale with these rules (float64)."
+        yield f"{proven} outputs of both sides agree to {found.gap:.1e} of scale with these rules ({found.dtype})."
     else:
         yield "NOT PROVEN: with these rules the two sides do not compute the same."
     yield from found.remarks

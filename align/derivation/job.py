@@ -34,9 +34,9 @@ class Bench:
             else build_network(self.framework, self.pair, "float32")
         )  # fmt: skip
         self.framework.set_dtype(self.network, spec.dtype)
-        tabulate = importlib.import_module(f"stdc_parity.align.capture_table_{self.framework.SIDE}")
-        self.table: Table = tabulate.table(self.network)
-        tabulate.make_runnable(self.network)
+        self._tables: Any = importlib.import_module(f"stdc_parity.align.capture_table_{self.framework.SIDE}")
+        self.table: Table = self._tables.table(self.network)
+        self._tables.make_runnable(self.network)
         self.initial = self.framework.state(self.network)
 
     def do(self, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Bench:
             if path in watched and path:
                 stops.append(framework.watch(module, self._watcher(path, calls)))
         try:
-            with framework.no_grad():
+            with framework.no_grad(), self._tables.default_dtype(self.spec.dtype):
                 inputs = [framework.to_tensor(array) for array in self.session.inputs(self.spec)]
                 result = call(network, self.pair, inputs)
         finally:

@@ -165,12 +165,12 @@ def orders(torch: Part, paddle: Part) -> list[tuple[int, ...]] | None:
 
     One if the layers' types say it. An order that only moves axes of size 1 is no other order.
     """
-    if torch.fixed and paddle.fixed:
-        return [()] if torch.form == paddle.form else None
+    if torch.fixed and paddle.fixed:  # a Linear may be a convolution of size 1, not turned
+        same = torch.form == paddle.form or (paddle.turn == "copy" and _squeezed(torch) == _squeezed(paddle))
+        return [()] if same else None
     target = paddle.form if paddle.fixed else paddle.shape
     if len(torch.form) != len(target):
-        squeezed = [tuple(n for n in form if n != 1) for form in (torch.form, target)]
-        return [()] if squeezed[0] == squeezed[1] else None
+        return [()] if _squeezed(torch) == tuple(n for n in target if n != 1) else None
     if len(target) > MAX_AXES:
         return [()] if torch.form == target else None
     found: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -180,6 +180,10 @@ def orders(torch: Part, paddle: Part) -> list[tuple[int, ...]] | None:
     identity = tuple(range(len(target)))
     ordered = sorted(found.values(), key=lambda axes: axes != identity)
     return [() if axes == identity else axes for axes in ordered] or None
+
+
+def _squeezed(part: Part) -> tuple[int, ...]:
+    return tuple(n for n in part.form if n != 1)
 
 
 def with_axes(pair: Pair) -> Pair:

@@ -41,13 +41,14 @@ class Derivation:
     holds: bool
     remarks: Sequence[str] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
+    dtype: str = "float64"
 
     def __bool__(self) -> bool:
         return self.holds and not self.rules.open
 
 
 class Prober:
-    """Both sides' processes with the networks of `spec`, in float64, and a folder for what they exchange.
+    """Both sides' processes with the networks of `spec`, in its dtype, and a folder for what they exchange.
 
     If it `runs` nothing, names and types alone decide. `tol` is how far outputs may be apart, relative to each one's
     largest value; `said` is told what is being done.
@@ -64,7 +65,7 @@ class Prober:
         said: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Ask both sides for their tables."""
-        self.workers, self.spec, self.folder = workers, replace(spec, dtype="float64"), folder
+        self.workers, self.spec, self.folder = workers, spec, folder
         self.runs, self.tol, self.said = runs, tol, said
         answers = self._ask_both({"do": "derive-table"})
         self.tables = {side: Table.from_json(answer["table"]) for side, answer in answers.items()}
@@ -77,12 +78,12 @@ class Prober:
         torch, paddle = self.tables["torch"], self.tables["paddle"]
         if not self.runs:
             remark = "Nothing was run: say --input to settle what is ambiguous, and to prove the rules."
-            return Derivation(derive_rules(torch, paddle), None, True, [remark], self.facts)
+            return Derivation(derive_rules(torch, paddle), None, True, [remark], self.facts, self.spec.dtype)
         self._prepare()
         runs = {side: self._run(side, "eval") for side in self.tables}
         failed = [f"The {side} side cannot be run: {run.failed}" for side, run in runs.items() if run.failed]
         if failed:
-            return Derivation(derive_rules(torch, paddle), None, False, failed, self.facts)
+            return Derivation(derive_rules(torch, paddle), None, False, failed, self.facts, self.spec.dtype)
         ordered = {side: _by_execution(self.units[side], run) for side, run in runs.items()}
         pairing = self._paired(ordered)
         return self._settled(pairing, runs["torch"])
@@ -170,7 +171,7 @@ class Prober:
             kept.append(pair) if sure else unsure.append((pair, "the outputs differ, so no run settles it"))
         pairing = Pairing(kept, search.pairing.torch, search.pairing.paddle)
         rules = make_rules(self.tables["torch"], self.tables["paddle"], pairing, unsure)
-        return Derivation(rules, search.current.gap, False, [remark], self.facts)
+        return Derivation(rules, search.current.gap, False, [remark], self.facts, self.spec.dtype)
 
     def _has_rival(self, search: Search, pair: Pair) -> bool:
         """Whether another pair has the same look and the same input, so that its agreeing call says nothing."""
@@ -179,9 +180,9 @@ class Prober:
     def _proven(self, rules: Rules, tried: float, remarks: list[str]) -> Derivation:
         """The rules with the figure of a run with them; with that of the run that `tried` what is open, if it is."""
         if rules.open:
-            return Derivation(rules, tried, True, remarks, self.facts)
+            return Derivation(rules, tried, True, remarks, self.facts, self.spec.dtype)
         gap = self.check(rules)
-        return Derivation(rules, gap, gap <= self.tol, remarks, self.facts)
+        return Derivation(rules, gap, gap <= self.tol, remarks, self.facts, self.spec.dtype)
 
     def _search(self, pairing: Pairing, reference: Run, mode: str, kept: frozenset[str]) -> Search:
         def paddle(pairs: Sequence[Pair]) -> Run:

@@ -293,6 +293,32 @@ class Inner(nn.Layer):
         return self.body(x)
 
 
+class Cells(nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.bias = self.create_parameter([6])
+        self.gain = self.create_parameter([6])
+        self.rnn = nn.RNN(nn.GRUCell(6, 6))
+        self.step = nn.LSTMCell(6, 6)
+        self.conv = nn.Conv1D(8, 6, 1)
+        self.transformer = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0), 2)
+
+    def forward(self, x):
+        x = self.conv(self.transformer(x).transpose([0, 2, 1])).transpose([0, 2, 1])
+        h, _ = self.step(x[:, 0])
+        return self.rnn(x + h[:, None])[0] * self.gain + self.bias
+
+
+class Narrow(nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.second = nn.Linear(4, 4)
+        self.first = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.second(paddle.tanh(self.first(x.astype("float32"))))
+
+
 class Idle(nn.Layer):
     def __init__(self):
         super().__init__()

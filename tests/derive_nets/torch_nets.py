@@ -300,6 +300,37 @@ class Inner(nn.Module):
         return self.fc(x)
 
 
+class Cells(nn.Module):
+    """Layers that the port writes otherwise: a 1x1 convolution, cells in a loop, parameters by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2, enable_nested_tensor=False
+        )
+        self.fc = nn.Linear(8, 6)
+        self.cell = nn.LSTMCell(6, 6)
+        self.gru = nn.GRU(6, 6, batch_first=True)
+        self.named = nn.ParameterDict({"gain": torch.randn(6), "shift": torch.randn(6)})
+
+    def forward(self, x):
+        x = self.fc(self.encoder(x))
+        h, _ = self.cell(x[:, 0])
+        return self.gru(x + h[:, None])[0] * self.named["gain"] + self.named["shift"]
+
+
+class Narrow(nn.Module):
+    """What casts to float32 by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+        self.b = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x.float())))
+
+
 class Idle(nn.Module):
     def __init__(self):
         super().__init__()
