@@ -151,6 +151,15 @@ def compare_networks(up: dict[str, Any], row: Row, image: np.ndarray, labels: np
             for part in theirs:
                 name = f"icnet {form} {'train' if train else 'eval'} {part}"
                 row(name, worst(ours[part], theirs[part]), worst(paddles[part], ours[part]))
+        own, paddle_icnet.resize = paddle_icnet.resize, by_kernel
+        kernels = observe(pair, losses[2], image, labels, True)["outputs"]
+        paddle_icnet.resize = own
+        row(f"icnet {form} train outputs, by Paddle's own resizing", 0.0, worst(kernels, ours["outputs"]))
+
+
+def by_kernel(x: paddle.Tensor, height: int, width: int) -> paddle.Tensor:
+    """Paddle's bilinear interpolation between aligned corners."""
+    return paddle.nn.functional.interpolate(x, (height, width), mode="bilinear", align_corners=True)
 
 
 def compare_losses(up: dict[str, Any], row: Row) -> None:
@@ -185,6 +194,16 @@ def compare_losses(up: dict[str, Any], row: Row) -> None:
             off[0] += int((torch_losses.resized_labels(labels, height, width) != wanted).sum())
             off[1] += int((paddle_losses.resized_labels(labels, height, width) != wanted).sum())
         row(f"resized labels that differ, {size[0]}x{size[1]}", *map(float, off))
+
+
+def compare_dtypes(row: Row, size: tuple[int, int] = (960, 960)) -> None:
+    """The share of labels at each stride that Paddle's float64 kernel makes another class: of 13, and of scenes."""
+    for name, labels in (("class 13", np.full((1, *size), 13)), ("scenes", labels_of(size, 4))):
+        for stride in (4, 8, 16):
+            height, width = (side // stride for side in size)
+            wide = by_kernel(paddle.to_tensor(labels[:, None].astype("float64")), height, width)
+            off = torch_losses.resized_labels(labels, height, width) != np.trunc(wide.numpy()[:, 0])
+            row(f"labels of {name} that Paddle resizes otherwise in float64, 1/{stride}", off.mean(), 0.0)
 
 
 def compare_metric(up: dict[str, Any], row: Row) -> None:
@@ -291,6 +310,7 @@ def main() -> None:
     print(f"{'':62}{'upstream':>10}{'twins':>10}")
     compare_networks(up, row, image, labels_of(size, options.batch))
     compare_losses(up, row)
+    compare_dtypes(row)
     compare_metric(up, row)
     compare_training(up, row)
     compare_data(up, row)
