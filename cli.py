@@ -1106,6 +1106,31 @@ def latency(
     sys.exit(0 if found else 1)
 
 
+@align.command("pairs", context_settings=SETTINGS, short_help="The pairs that there are.")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
+@fails_clearly
+def list_pairs(names: tuple[str, ...], as_json: bool) -> None:
+    """List the pairs, or those named: parameters, FLOPs, the layouts of their checkpoints, stages.
+
+    NAME may be the beginning of several. FLOPs are twice the multiply-accumulates of one pass of one image at the
+    pair's own size; torch counts them, on shapes alone.
+
+    \b
+    Example: stdc-align pairs
+             stdc-align pairs stdc2-seg icnet --json
+    """
+    from stdc_parity.align import catalogue
+    from stdc_parity.align.progress import show_progress
+
+    with show_progress(quiet=as_json) as progress:
+        rows = catalogue.rows(names, progress)
+    if as_json:
+        click.echo(catalogue.to_json(rows))
+    else:
+        catalogue.show(rows)
+
+
 @align.command(context_settings=SETTINGS)
 @fails_clearly
 def doctor() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -264,6 +264,16 @@ def traced(tracer: Any) -> AbstractContextManager[None]:
     from stdc_parity.align import trace_paddle
 
     return trace_paddle.traced(tracer)
+
+
+def shapes_alone() -> AbstractContextManager[Any]:
+    """Return an ordinary context: Paddle has no tensors without values."""
+    return nullcontext()
+
+
+def shape_of(array: Array) -> paddle.Tensor:
+    """Return a tensor of the array's shape and dtype."""
+    return to_tensor(array)
 
 
 def function(name: str) -> Callable[..., Any]:

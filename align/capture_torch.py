@@ -221,6 +221,17 @@ def traced(tracer: Any) -> AbstractContextManager[None]:
     return trace_torch.traced(tracer)
 
 
+def shapes_alone() -> AbstractContextManager[Any]:
+    """Return a context in which networks are built without values."""
+    context: AbstractContextManager[Any] = torch.device("meta")
+    return context
+
+
+def shape_of(array: Array) -> torch.Tensor:
+    """Return a tensor of the array's shape and dtype, without values."""
+    return torch.from_numpy(array).to("meta")
+
+
 @contextmanager
 def noticed(seen: Callable[[str], None]) -> Iterator[None]:
     """Call `seen` with the name of every function of PyTorch's that is called."""

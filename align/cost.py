@@ -21,6 +21,7 @@ from math import prod
 from typing import Any
 
 from stdc_parity.align.framework import Framework, Network
+from stdc_parity.align.load import build_network
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.result import Failure
 from stdc_parity.align.session import Session
@@ -89,6 +90,16 @@ def measure(session: Session, spec: RunSpec) -> Cost:
     network, pair = session.network(spec), session.pair(spec)
     inputs = [session.framework.to_tensor(array) for array in session.inputs(spec)]
     return count(session.framework, network, pair, inputs, spec.batch)
+
+
+def measure_shapes(session: Session, spec: RunSpec) -> Cost:
+    """The same on shapes alone, where the framework can: nothing is computed, and no weights are drawn."""
+    framework, pair = session.framework, session.pair(spec)
+    with framework.shapes_alone():
+        network = build_network(framework, pair, "float32")
+    framework.set_mode(network, "eval")
+    inputs = [framework.shape_of(array) for array in session.inputs(spec)]
+    return count(framework, network, pair, inputs, spec.batch)
 
 
 def count(framework: Framework, network: Network, pair: Pair, inputs: Sequence[Any], batch: int = 1) -> Cost:

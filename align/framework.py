@@ -119,6 +119,12 @@ class Framework(Protocol):
     def attributes(self, module: Any) -> dict[str, Any]:
         """The settings that the module keeps: what it has under a name and is no tensor and no module."""
 
+    def shapes_alone(self) -> AbstractContextManager[Any]:
+        """A context in which networks are built without values, if the framework can."""
+
+    def shape_of(self, array: Array) -> Tensor:
+        """A tensor of the array's shape and dtype, without values if the framework can."""
+
     def traced(self, tracer: Any) -> AbstractContextManager[None]:
         """Let `tracer`, a `tracing.Tracer`, see every call of the framework's functions and of modules."""
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from stdc_parity.align.cost import measure
+from stdc_parity.align.cost import measure, measure_shapes
 from stdc_parity.align.derivation.job import derive
 from stdc_parity.align.export.job import export
 from stdc_parity.align.framework import load_framework
@@ -62,6 +62,8 @@ def do(session: Session, job: Mapping[str, Any]) -> dict[str, Any]:
     if job["do"] == "touched":
         return {"touched": sorted(touched(session.framework.SIDE, job["plant"]))}
     spec = RunSpec.from_json(job["spec"])
+    if job["do"] == "shape-cost":
+        return {"cost": measure_shapes(session, spec).to_json()}
     if job["do"] == "predict":
         return predict(session, job)
     session = session_of(session, spec)
