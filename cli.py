@@ -836,7 +836,8 @@ STAGES = {
     ),
     "forward": (
         "Run both sides forward and compare them tap by tap; on a divergence, name the modules that cause it.",
-        "stdc-align forward --tol 1e-5   (or --mode train, --weights model_maxmIOU75.pth)",
+        "stdc-align forward --tol 1e-5   (or --mode train, --weights model_maxmIOU75.pth)\n"
+        "         stdc-align forward --torch my_torch.net:build --paddle my_paddle.net:build --input 1x3x224x224",
     ),
     "loss": (
         "Compare every term of the training loss, and the targets it builds, on the same logits.",
