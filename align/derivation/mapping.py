@@ -11,19 +11,33 @@ from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.rules import OpenRule, Rules, TensorRule, Transform
 
 
-def derive_rules(torch: Table, paddle: Table) -> Rules:
+def derive_rules(torch: Table, paddle: Table, *, trust_names: bool = True) -> Rules:
     """The rules of two networks as far as their tables tell.
 
-    Nothing was run: what only their order tells is open, and so is a tensor of nobody's that its shapes allow to
-    lie in several ways, unless both sides call it the same. `prober.py` settles such things by running both.
+    Nothing was run: what only their order tells is open, and so is a tensor of nobody's that has another name on the
+    other side. One that both sides call the same and that its shape allows to lie in several ways is taken as it is
+    if its name is to be trusted, and else open. `prober.py` settles such things by running both.
     """
     pairing = pair_tables(torch, paddle, units_of(torch), units_of(paddle))
     kept: list[Pair] = []
-    unsure: list[Pair] = []
+    unsure: list[tuple[Pair, str]] = []
     for pair in pairing.pairs:
-        (unsure if needs_a_run(pair) else kept).append(pair)
-    why = "equal in kind and shape, and only their order could tell them apart"
-    return make_rules(torch, paddle, Pairing(kept, pairing.torch, pairing.paddle), [(pair, why) for pair in unsure])
+        why = _why_unsure(pair, trust_names)
+        if why:
+            unsure.append((pair, why))
+        else:
+            kept.append(pair)
+    return make_rules(torch, paddle, Pairing(kept, pairing.torch, pairing.paddle), unsure)
+
+
+def _why_unsure(pair: Pair, trust_names: bool) -> str:
+    """Why nothing but a run can confirm a pair, "" if its name or type does."""
+    is_told = pair.settled == "path" if pair.torch.kind == TENSOR else pair.settled != "order"
+    if not is_told:
+        return "equal in kind and shape, and nothing but a run could tell"
+    if pair.axes or (pair.others and not trust_names):
+        return "its shape allows it to lie in several ways, and nothing but a run could tell"
+    return ""
 
 
 def pair_tables(torch: Table, paddle: Table, ours: Sequence[Unit], theirs: Sequence[Unit]) -> Pairing:
@@ -35,14 +49,6 @@ def pair_tables(torch: Table, paddle: Table, ours: Sequence[Unit], theirs: Seque
         kinds.append(([u for u in units if u not in aside], aside))
     pairing = pair_units(kinds[0][0], kinds[1][0])
     return Pairing(pairing.pairs, pairing.torch + kinds[0][1], pairing.paddle + kinds[1][1])
-
-
-def needs_a_run(pair: Pair) -> bool:
-    """Whether nothing but a run can confirm a pair."""
-    if pair.settled == "probe":
-        return False
-    is_told = pair.settled == "path" if pair.torch.kind == TENSOR else pair.settled != "order"
-    return not is_told or bool(pair.axes)
 
 
 def make_rules(torch: Table, paddle: Table, pairing: Pairing, unsure: Sequence[tuple[Pair, str]] = ()) -> Rules:

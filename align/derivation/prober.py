@@ -75,18 +75,22 @@ class Prober:
 
     def derive(self) -> Derivation:
         """The rules: paired by the tables, settled by runs where they can be."""
-        torch, paddle = self.tables["torch"], self.tables["paddle"]
         if not self.runs:
             remark = "Nothing was run: say --input to settle what is ambiguous, and to prove the rules."
-            return Derivation(derive_rules(torch, paddle), None, True, [remark], self.facts, self.spec.dtype)
+            return self._of_tables([remark], True)
         self._prepare()
         runs = {side: self._run(side, "eval") for side in self.tables}
         failed = [f"The {side} side cannot be run: {run.failed}" for side, run in runs.items() if run.failed]
         if failed:
-            return Derivation(derive_rules(torch, paddle), None, False, failed, self.facts, self.spec.dtype)
+            return self._of_tables(failed, False)
         ordered = {side: _by_execution(self.units[side], run) for side, run in runs.items()}
         pairing = self._paired(ordered)
         return self._settled(pairing, runs["torch"])
+
+    def _of_tables(self, remarks: Sequence[str], holds: bool) -> Derivation:
+        """What names and types alone tell."""
+        rules = derive_rules(self.tables["torch"], self.tables["paddle"], trust_names=False)
+        return Derivation(rules, None, holds, remarks, self.facts, self.spec.dtype)
 
     def check(self, rules: Rules, mode: str = "eval") -> float:
         """How far the outputs of both sides are apart with these rules, relative to each output's largest value."""
