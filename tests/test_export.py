@@ -10,10 +10,12 @@ import paddle
 import pytest
 import torch
 from click.testing import CliRunner
+from onnx import numpy_helper
 from torch.nn import functional
 
 from stdc_parity import cli
 from stdc_parity.align import capture_paddle, capture_torch
+from stdc_parity.align.export import deploy
 from stdc_parity.align.load import seeded_state, side_weights
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.converters import stdc
@@ -138,6 +140,41 @@ def test_what_cannot_be_exported(folder, monkeypatch, arguments, code, words):
     assert done.exit_code == code, done.output
     assert words in " ".join(done.output.split())
     assert sorted(Path().iterdir()) == before
+
+
+def wrong_epsilon(model):
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "epsilon":
+                attribute.f = 1e-3
+
+
+def wrong_weight(model):
+    tensor = next(each for each in model.graph.initializer if each.name == "ffm.conv1.weight")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1 + 1e-6), tensor.name))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (wrong_epsilon, "what was written does not compute what its source does at 64x96"),
+        (wrong_weight, "1 weights in the graph are not the checkpoint's, first ffm.conv1.weight"),
+    ],
+)
+def test_a_graph_that_computes_something_else_is_not_written(folder, monkeypatch, change, words):
+    real = deploy.finish_graph
+
+    def finish_graph(*arguments, **options):
+        model = real(*arguments, **options)
+        change(model)
+        return model
+
+    monkeypatch.setattr(deploy, "finish_graph", finish_graph)
+    before = sorted(folder.iterdir())
+    done = convert("onnx", folder / "net.pth", folder / "wrong.onnx", "--size", "64x96", "-q")
+    assert done.exit_code == 1, done.output
+    assert words in " ".join(done.output.split())
+    assert sorted(folder.iterdir()) == before
 
 
 class Shared(torch.nn.Module):

@@ -349,13 +349,19 @@ def _check(result: RunResult) -> float:
     if result:
         worst = stage.worst
         return worst.relative if worst is not None else 0.0
-    failed = [f"the {failure.side} side failed: {failure.message}" for failure in stage.failures]
+    failed = [f"the {failure.side} side failed: {_short(failure.message)}" for failure in stage.failures]
     said = failed or [line.strip() for line in describe_divergence(stage)]
     raise ParityError(
         f"what was written does not compute what its source does at {result.spec.size[0]}x{result.spec.size[1]}: "
         + "; ".join(said[:8]),
         "Nothing was written. A network that is fixed to one size needs --size HxW.",
     )
+
+
+def _short(message: str) -> str:
+    """The first and the last line of a message, which may have the whole of a traceback between them."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    return shown(" … ".join(dict.fromkeys([*lines[:1], *lines[-2:]])), 400)
 
 
 def check_labels(run: Run, spec: RunSpec, pair: Pair) -> float:
