@@ -16,7 +16,7 @@ from typing import Any
 from stdc_parity.align import places
 from stdc_parity.align.framework import Array
 from stdc_parity.align.inputs import Input, nest, places_of, read_input
-from stdc_parity.align.pair import Case, LossPart, Pair, Recipe, Text
+from stdc_parity.align.pair import Case, LossPart, Pair, Place, Recipe, Text
 from stdc_parity.align.spec import Own, RunSpec
 from stdc_parity.converters.architecture import Side
 from stdc_parity.converters.errors import UsageError
@@ -132,7 +132,22 @@ def _from_file(own: Own) -> Pair:
         raise UsageError(f"--pair {own.file}: builders has {sorted(pair.builders)}, it must have torch and paddle")
     paths = {side: str((folder / path).resolve()) for side, path in pair.paths.items()} | _paths(own)
     rules = own.rules or (str((folder / pair.rules).resolve()) if pair.rules else "")
-    return replace(pair, paths=paths, rules=rules)
+    recipe = pair.recipe
+    if recipe is not None:
+        parts = [(name, getattr(recipe, name)) for name in ("loss", "optimizer", "metric", "data")]
+        moved = {name: replace(part, place=_from(folder, part.place)) for name, part in parts if part is not None}
+        recipe = replace(recipe, **moved)
+    return replace(pair, builders=_from(folder, pair.builders), paths=paths, rules=rules, recipe=recipe)
+
+
+def _from(folder: Path, place: Place) -> Place:
+    """A place whose files are relative to `folder`."""
+    found: dict[Side, str] = {}
+    for side, build in place.items():
+        file, colon, name = build.rpartition(":")
+        where, name = (file, name) if colon else (build, "")
+        found[side] = f"{(folder / where).resolve()}{colon}{name}" if where.endswith(SUFFIX) else build
+    return found
 
 
 def _drawn(pair: Pair) -> Pair:

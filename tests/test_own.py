@@ -296,6 +296,20 @@ def test_the_parent_imports_no_framework_for_a_pair_file():
     assert done.stdout == "classifier []\n"
 
 
+def test_files_in_a_pair_file_are_relative_to_it(processes, nets, monkeypatch):
+    """And its names say which module is which; nothing else of the trees is alike."""
+    (nets / "pair.py").write_text(
+        "from stdc_parity.align.pair import Pair\n"
+        "PAIR = Pair('files', {side: f'{side}/mine/nets.py:Trunk' for side in ('torch', 'paddle')}, inputs='2x6x4',\n"
+        "            names={'backbone': 'encoder', 'attn': 'mha', 'head': 'classifier'},\n"
+        "            stages=('backbone.1', 'head'), outputs=('scores',))\n"
+    )
+    monkeypatch.chdir(nets)
+    (stage,) = climbed(processes, *spec_of("forward", "pair.py")).stages
+    assert [comparison.tap for comparison in stage.comparisons] == ["backbone.1", "head", "scores"]
+    assert stage
+
+
 def test_sides_recorded_apart_are_compared(tmp_path):
     _, spec = spec_of("forward", str(EXAMPLES / "pair.py"))
     judging = Judging(Tolerance())
