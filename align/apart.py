@@ -89,9 +89,12 @@ def record_side(
             if rung.arbitrated and chosen.dtype == "float32" and judging.arbiter != "never":
                 specs.append((replace(chosen, dtype="float64"), run / "float64"))
             for each, folder in specs:
-                answer = record_rung({side: processes[side]}, rung, each, folder, graph=graph)[side]
-                if isinstance(answer, Failure) and side in FILE_SIDES and each.dtype != chosen.dtype:
-                    yield f"{name}: no float64 record: {answer.message}"
+                try:
+                    answer = record_rung({side: processes[side]}, rung, each, folder, graph=graph)[side]
+                except ParityError as error:
+                    if side not in FILE_SIDES or each.dtype == chosen.dtype:
+                        raise
+                    yield f"{name}: no float64 record: {error.message}"
                     continue
                 if isinstance(answer, Failure):
                     raise ParityError(
