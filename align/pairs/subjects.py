@@ -127,7 +127,10 @@ SUBJECTS: Mapping[str, Subject] = {
         "counted wrapped whole running ranked weakest edge framed affinity gated shrunk celu bounded "
         "thresholded tempered pointwise rms rotary windows focus unshuffle area cosine divided lower chosen "
         "floored positive deviation decades sums held",
-        (Floor(r"(own grad |grad )?(shrunk|head|input|network).*", 1e-7, SHRINKING),),
+        (
+            Floor(r"(own )?grad .*", 1e-7, AVGPOOL),
+            Floor(r"(shrunk|network).*", 1e-7, SHRINKING),
+        ),
         file="functions",
     ),
     "subject-blocks": Subject(
