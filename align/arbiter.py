@@ -56,7 +56,7 @@ def arbitrate(
         so_far = [max(pair) for pair in zip(envelope, measured.noise.values(), strict=True)]
         if _is_rounding(comparison, measured):
             envelope = so_far
-        noise = max(so_far) if comparison.kind == "gradient" else min(so_far)
+        noise = max(so_far) if comparison.kind in ("gradient", "loss") else min(so_far)
         judged.append(_judge(comparison, measured, noise))
     return judged
 
@@ -118,7 +118,8 @@ def _judge(comparison: Comparison, figures: Arbitration, noise: float) -> Compar
     """Judge one tap by its float64 figures and `noise`, a side's largest rounding so far.
 
     That is the smaller of the two sides', so that one with reduced precision is not excused by itself. Of
-    gradients it is the larger: they jump where one side alone rounds across a threshold (a ReLU, a kept pixel).
+    gradients it is the larger: they jump where one side alone rounds across a threshold (a ReLU, a kept pixel). So
+    it is of losses: a mean over all pixels is as exact as the order in which a side adds them up (Paddle: 1e-5).
     """
     if not figures.gap64 <= figures.agreed and not _vanishes(comparison, figures):
         return replace(comparison, verdict=Verdict.DIVERGED, arbiter=figures)
