@@ -62,20 +62,24 @@ class Bench:
         result, statistics = self._statistics(result)
         found: list[Diagnosis] = list(statistics.values())
         for comparison in result.blamed[:MAX_EXPLAINED]:
-            if comparison.tap in statistics:
-                continue
             path = next(iter(comparison.paths.values()))
-            uncalled = self._not_called(comparison)
+            known = statistics.get(comparison.tap)
+            uncalled = None if known is not None else self._not_called(comparison)
             if uncalled is not None:
                 found.append(uncalled)
                 continue
             call = self._call_of(comparison)
             try:
-                found.append(explain_module(path, self._lab(call)))
+                if known is None:
+                    found.append(explain_module(path, self._lab(call)))
                 if self.repro is not None and path != "loss":
-                    remarks.append(f"To see it alone: python {self._reproduced(self.repro, found[-1], call)}")
+                    if known is not None:
+                        self._lab(call).trace()
+                    explained = found[-1] if known is None else replace(known, place=path)
+                    written = self._reproduced(self.repro, explained, call)
+                    remarks.append(f"To see it alone: python {written}")
             except (ParityError, LookupError) as error:
-                found.append(Diagnosis(path, tried=(f"nothing: {error}",)))
+                found += [Diagnosis(path, tried=(f"nothing: {error}",))] if known is None else []
         remarks = [*result.remarks, *remarks]
         return replace(result, diagnoses=[*result.diagnoses, *found], remarks=remarks)
 
