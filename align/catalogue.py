@@ -15,8 +15,13 @@ from stdc_parity.align.progress import Silent
 from stdc_parity.align.result import Failure
 from stdc_parity.align.sides import Worker, is_installed, open_sides
 from stdc_parity.align.spec import RunSpec
+from stdc_parity.converters.architecture import Architecture
 from stdc_parity.converters.errors import UsageError
+from stdc_parity.converters.layout import Layout
 from stdc_parity.converters.layouts import all_layouts
+
+PIPED = 200
+"""Characters of a line where no terminal says how wide it is."""
 
 STATISTICS = ("norm.running_mean", "norm.running_var", "norm.batches")
 
@@ -63,9 +68,15 @@ def _row(pair: Pair, flops: int | None) -> Row:
     if architecture is not None:
         learned = [spec for spec in architecture.tensors.values() if spec.kind not in STATISTICS]
         parameters = sum(prod(spec.shape) for spec in learned)
-        layouts = [layout.name for layout in all_layouts().values() if layout.fits(architecture)]
+        layouts = [layout.name for layout in all_layouts().values() if _holds(layout, architecture)]
     stages = tuple(name for name, rung in RUNGS.items() if not pair.lacks(rung.parts))
     return Row(pair.name, parameters, pair.size, flops, tuple(layouts), stages)
+
+
+def _holds(layout: Layout, architecture: Architecture) -> bool:
+    """Whether a layout is for a network, and builds it as it is."""
+    facts = layout.facts.items()
+    return layout.fits(architecture) and all(architecture.facts.get(fact) in needed for fact, needed in facts)
 
 
 def to_json(found: Sequence[Row]) -> str:
@@ -79,9 +90,12 @@ def show(found: Sequence[Row]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPED  # whoever reads lines wants one a pair
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("pair", "parameters", "input", "FLOPs", "layouts", "stages"):
-        table.add_column(title, justify="right" if title in ("parameters", "FLOPs") else "left", overflow="fold")
+        side = "right" if title in ("parameters", "FLOPs") else "left"
+        table.add_column(title, justify=side, no_wrap=title == "pair", overflow="fold")
     for row in found:
         table.add_row(
             row.name, _short(row.parameters, "M", 1e6), f"{row.size[0]}x{row.size[1]}", _short(row.flops, "G", 1e9),

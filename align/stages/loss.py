@@ -24,10 +24,11 @@ STAGE = "loss"
 def seeded_result(session: Session, spec: RunSpec) -> Any:
     """Outputs as a loss is given them, drawn from the seed: both sides get the same.
 
-    They have the shapes that the recipe says, or else those of a forward pass, nested as the network's own are.
+    They have the shapes that the recipe says, or else those of a forward pass, nested as the network's own are; a pair
+    of a user's, whose inputs have shapes of their own, always the latter.
     """
     framework, part = session.framework, session.recipe(spec).loss
-    if part is None or part.outputs is None:
+    if part is None or part.outputs is None or session.pair(spec).own:
         return for_loss(seeded_like(session, spec))
     random, (height, width) = np.random.default_rng([spec.seed, 1]), spec.size
     shapes = [(spec.batch, channels, -(-height // step), -(-width // step)) for channels, step in part.outputs]
