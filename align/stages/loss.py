@@ -24,8 +24,8 @@ STAGE = "loss"
 def seeded_result(session: Session, spec: RunSpec) -> Any:
     """Outputs as a loss is given them, drawn from the seed: both sides get the same.
 
-    They have the shapes that the recipe says, or else those of a forward pass, nested as the network's own are; a pair
-    of a user's, whose inputs have shapes of their own, always the latter.
+    They have the shapes that the recipe says, or else those of a forward pass, nested as the network's own are; a
+    pair of a user's, whose inputs have shapes of their own, always has the latter.
     """
     framework, part = session.framework, session.recipe(spec).loss
     if part is None or part.outputs is None or session.pair(spec).own:
