@@ -94,8 +94,10 @@ def show(found: Sequence[Row]) -> None:
         console.width = PIPED  # whoever reads lines wants one a pair
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("pair", "parameters", "input", "FLOPs", "layouts", "stages"):
-        side = "right" if title in ("parameters", "FLOPs") else "left"
-        table.add_column(title, justify=side, no_wrap=title == "pair", overflow="fold")
+        table.add_column(
+            title, justify="right" if title in ("parameters", "FLOPs") else "left", no_wrap=title == "pair",
+            overflow="fold",
+        )  # fmt: skip
     for row in found:
         table.add_row(
             row.name, _short(row.parameters, "M", 1e6), f"{row.size[0]}x{row.size[1]}", _short(row.flops, "G", 1e9),

@@ -9,7 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+import numpy as np
+
 from stdc_parity.align.arbiter import AGREED, arbitrate
+from stdc_parity.align.derived import by_itself
 from stdc_parity.align.judge import Tolerance, compare_records, failing
 from stdc_parity.align.judge_metric import judge_metric
 from stdc_parity.align.judge_train import judge_train
@@ -19,7 +22,7 @@ from stdc_parity.align.pair import Pair
 from stdc_parity.align.record import Record, Tap, load_record
 from stdc_parity.align.result import Comparison, StageResult, Verdict, Waiver
 from stdc_parity.align.spec import Side
-from stdc_parity.align.stages import metric, train
+from stdc_parity.align.stages import metric, optimizer, train
 
 SIDES: tuple[Side, Side] = ("torch", "paddle")
 REFERENCE: Side = "torch"
@@ -146,16 +149,46 @@ def judge_isolated(
         blamed = blame(comparisons)
         blamed += uncalled(result.comparisons, blamed)
     else:
-        blamed = own(comparisons, rung.table(pair), by_place=rung.by_place)
+        blamed = own_of(rung, comparisons, pair, load_pair(folders, f"{rung.name}-isolated"))
     result = set_apart(replace(result, blamed=blamed, isolated=True, parts=comparisons), known)
     return replace(result, comparisons=comparisons) if result.blocked_by and result.blamed else result
 
 
-def set_apart(result: StageResult, known: Mapping[str, str]) -> StageResult:
-    """`result` without those to blame that follow from `known` modules, which are named as such."""
-    accounted = [(c, _accounts_for(c, known)) for c in result.blamed]
+def own_of(
+    rung: Rung, comparisons: Sequence[Comparison], pair: Pair, records: tuple[Record, Record]
+) -> list[Comparison]:
+    """What differs by itself on a rung without modules, by its table and by what its figures are made of."""
+    rules = rung.rules(pair)
+
+    def itself(comparison: Comparison, bad: Sequence[Comparison]) -> bool:
+        return by_itself(comparison, bad, records, rules)
+
+    return own(comparisons, rung.table(pair), by_place=rung.by_place, itself=itself)
+
+
+def set_apart(
+    result: StageResult, known: Mapping[str, str], records: tuple[Record, Record] | None = None
+) -> StageResult:
+    """`result` without those to blame that follow from `known` modules, which are named as such.
+
+    With the optimizer's `records` a parameter that moves, from the same start and in the same group, is not
+    accounted for by what its module does wrong: its gradients are given, so the update itself is another one.
+    """
+    moved = {c.path for c in result.blamed if records is not None and _moves_otherwise(c, *records)}
+    accounted = [(c, _accounts_for(c, known) if c.path not in moved else None) for c in result.blamed]
     again = {path: known[path] for _, path in accounted if path is not None}
     return replace(result, blamed=[c for c, path in accounted if path is None], again=again)
+
+
+def _moves_otherwise(comparison: Comparison, reference: Record, other: Record) -> bool:
+    """Whether a parameter that both sides have is updated on both, and otherwise."""
+    start, end = (f"{comparison.path} {when}" for when in (optimizer.BEFORE, "after step 1"))
+    sides = [(record.arrays.get(start), record.arrays.get(end)) for record in (reference, other)]
+    (a, a_end), (b, b_end) = sides
+    if a is None or b is None or a_end is None or b_end is None or len(set(comparison.types.values())) > 1:
+        return False
+    same = a.shape == b.shape and np.array_equal(a, b)
+    return same and not np.array_equal(a, a_end) and not np.array_equal(b, b_end)
 
 
 def _accounts_for(comparison: Comparison, known: Mapping[str, str]) -> str | None:

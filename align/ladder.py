@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from stdc_parity.align.derived import GIVEN, METRIC, Derived, sum_of_terms
 from stdc_parity.align.judge import Tolerance
 from stdc_parity.align.pair import Follows, Pair, PartName
 from stdc_parity.align.record import PLAIN, Record, Tap
@@ -66,7 +67,8 @@ class Rung:
     batches as the recipe draws them. `isolated` ones can run their parts
     by themselves, on what the reference's had; those with `modules` have a network's for parts. `rule` gives
     the tolerance of each tap where the user's does not apply. `by_place` says that what a tap is named by is
-    the place where it was taken, and `follows` which taps of one side follow from which.
+    the place where it was taken, `follows` which taps of one side follow from which, and `derived` what figures
+    are made of others, so that one that follows from a wrong one can be wrong by itself too.
     """
 
     name: str
@@ -82,11 +84,17 @@ class Rung:
     rule: Callable[[Tap], Tolerance] | None = None
     by_place: bool = False
     follows: Follows = ()
+    derived: Derived = ()
 
     def table(self, pair: Pair) -> Follows:
         """What follows from what, the pair's own rows for its loss first."""
         part = pair.recipe.loss if pair.recipe is not None and self.stage == loss.STAGE else None
         return (*(part.follows if part is not None else ()), *self.follows)
+
+    def rules(self, pair: Pair) -> Derived:
+        """What its figures are made of, the pair's own rows for its loss first."""
+        part = pair.recipe.loss if pair.recipe is not None and self.stage == loss.STAGE else None
+        return (*(part.derived if part is not None else ()), *self.derived)
 
     def spec(self, spec: RunSpec) -> RunSpec:
         """The run's options as this rung takes them: its mode, and at least two images where it trains.
@@ -163,7 +171,8 @@ RUNGS: Mapping[str, Rung] = {
             arbitrated=True,
             trains=True,
             parts=("loss",),
-            follows=((r"total", r".*"),),
+            follows=((r"total", r".*"), (rf".*{GIVEN}", r".*")),
+            derived=((r"total", sum_of_terms),),
         ),
         Rung(
             "backward",
@@ -208,6 +217,7 @@ RUNGS: Mapping[str, Rung] = {
                 (r"network, evaluate_multi.*", r".*confusion matrix|scene \d+ several.*"),
                 (r"network, .*", r"given logits.*|a million.*|billions.*|scene.*"),
             ),
+            derived=METRIC,
         ),
         Rung(
             "train",

@@ -8,7 +8,7 @@ right and its own code is not. Where there are no modules, a rung's table of wha
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from stdc_parity.align.judge import failing
 from stdc_parity.align.pair import Follows
@@ -39,7 +39,17 @@ def uncalled(comparisons: Sequence[Comparison], blamed: Sequence[Comparison]) ->
     ]
 
 
-def own(comparisons: Sequence[Comparison], follows: Follows, *, by_place: bool) -> list[Comparison]:
+Itself = Callable[[Comparison, Sequence[Comparison]], bool]
+"""Whether a tap that may follow from others that fail is wrong by itself too."""
+
+
+def own(
+    comparisons: Sequence[Comparison],
+    follows: Follows,
+    *,
+    by_place: bool,
+    itself: Itself = lambda comparison, bad: False,
+) -> list[Comparison]:
     """What differs and does not follow from something before it that differs, by a rung's table.
 
     A row of `follows` has the taps that may follow and the taps that they follow from, both as regular
@@ -48,7 +58,8 @@ def own(comparisons: Sequence[Comparison], follows: Follows, *, by_place: bool) 
     bad, found = failing(comparisons), dict[str, Comparison]()
     for number, comparison in enumerate(bad):
         sources = [source for taps, source in follows if re.fullmatch(taps, comparison.tap)]
-        if not any(re.fullmatch(source, c.tap) for source in sources for c in bad[:number]):
+        follows_one = any(re.fullmatch(source, c.tap) for source in sources for c in bad[:number])
+        if not follows_one or itself(comparison, bad):
             found.setdefault(comparison.path if by_place else comparison.tap, comparison)
     places = dict.fromkeys(comparison.path if by_place else comparison.tap for comparison in comparisons)
     return [found[place] for place in places if place in found]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from stdc_parity.align.derived import Derived
 from stdc_parity.align.framework import Array, Framework
 from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.spec import RunSpec
@@ -84,7 +85,8 @@ class LossPart:
     `outputs` are the (channels, stride) of the network's outputs in train mode, for drawing seeded ones; without
     them the shapes are those of a forward pass. `before` and `after` probe what only this loss has, before its
     terms are recorded (what they rest on: kernels, targets) and after them (edge cases, losses beside it).
-    `follows` says which of its taps follow from which, as rows of regular expressions.
+    `follows` says which of its taps follow from which, as rows of regular expressions, `derived` what a tap is made
+    of. A tap named as another one and " of given inputs" repeats that on inputs that both sides share.
     """
 
     place: Place
@@ -93,6 +95,7 @@ class LossPart:
     before: LossProbe | None = None
     after: LossProbe | None = None
     follows: Follows = ()
+    derived: Derived = ()
 
 
 def _short(lr: float, warmup: int, iterations: int) -> Mapping[str, object]:

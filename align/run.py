@@ -21,6 +21,7 @@ from stdc_parity.align.compare import (
     judge_stage,
     limit_of,
     load_pair,
+    own_of,
     place_of,
     set_apart,
 )
@@ -29,14 +30,13 @@ from stdc_parity.align.diagnosis.records import explain_records
 from stdc_parity.align.gather import gather
 from stdc_parity.align.ladder import CONTROL, RUNGS, Rung
 from stdc_parity.align.load import describe_weights, open_source, resolve
-from stdc_parity.align.localise import own
 from stdc_parity.align.own import name_of
 from stdc_parity.align.pair import Pair
 from stdc_parity.align.progress import Silent
 from stdc_parity.align.result import Failure, RunResult, StageResult
 from stdc_parity.align.sides import FILE_SIDES, Worker, default_threads, open_sides
 from stdc_parity.align.spec import Own, RunSpec, Side
-from stdc_parity.align.stages import loss, metric, weights
+from stdc_parity.align.stages import loss, metric, optimizer, weights
 from stdc_parity.align.waivers import account_for, apply_waivers
 from stdc_parity.converters.errors import ParityError, UsageError
 from stdc_parity.fixtures.scenes import SMALLEST
@@ -259,9 +259,11 @@ class Climb:
         if apart:
             progress.begin(rung.name, "part by part")
             result = self.isolated(rung, result, spec)
-        if not rung.modules and not result and not result.blamed:
-            found = own(result.comparisons, rung.table(self.pair), by_place=rung.by_place)
-            result = set_apart(replace(result, blamed=found[:1] if rung.isolated else found), self._named)
+        if not rung.modules and result.comparisons and not result and not result.blamed:
+            records = load_pair(_both(self._widest(rung)), rung.name)
+            found = own_of(rung, result.comparisons, self.pair, records)
+            blamed = replace(result, blamed=found[:1] if rung.isolated else found)
+            result = set_apart(blamed, self._named, records if rung.stage == optimizer.STAGE else None)
         failed = not result and not result.failures
         bench = self._bench(rung, replace(spec, size=min(spec.size, SMALL)), self.folder)
         if rung.stage == loss.STAGE and failed:
@@ -278,14 +280,18 @@ class Climb:
 
     def _explained(self, rung: Rung, result: StageResult) -> StageResult:
         """`result` with what the records alone explain, those in float64 if there are any."""
-        wide = self.folder / "float64"
-        place = wide if (wide / REFERENCE / f"{rung.name}.safetensors").exists() else self.folder
+        place = self._widest(rung)
         if not (place / REFERENCE / f"{rung.name}.safetensors").exists():
             return result  # judged part by part alone
         found = explain_records(rung.name, result.comparisons, *load_pair(_both(place), rung.name))
         if result.diagnoses and not any(found):
             return result
         return replace(result, diagnoses=[*found, *result.diagnoses])
+
+    def _widest(self, rung: Rung) -> Path:
+        """Where the records of a rung are, those in float64 if there are any."""
+        wide = self.folder / "float64"
+        return wide if (wide / REFERENCE / f"{rung.name}.safetensors").exists() else self.folder
 
     def shown(self, result: StageResult, spec: RunSpec) -> StageResult:
         """`result` with the evidence of what fails on it."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,9 @@ from stdc_parity.fixtures.portbugs import change_part, planted
 KEPT = 4
 """Networks and weights that a session remembers."""
 
+SMALL = 1 << 15
+"""Pixels up to which a drawn scene is kept for whoever asks again."""
+
 
 class Session:
     """A framework, and the networks and weights that were asked for so far."""
@@ -36,9 +42,11 @@ class Session:
         self.benches: dict[RunSpec, Any] = {}
         self.special: list[TensorRule] = []
         self.other: tuple[Own, Session] | None = None
+        self.records: dict[str, Record] = {}
         self._initial: Mapping[str, Array] = {}
         self._networks: dict[tuple[RunSpec, str], tuple[Network, Mapping[str, Array]]] = {}
         self._weights: dict[RunSpec, tuple[Pair, Mapping[str, Array] | None, str]] = {}
+        self._templates: dict[RunSpec, Network] = {}
 
     def check_planted(self, spec: RunSpec) -> None:
         """Raise UsageError if two of the planted bugs replace the same thing, so that one would hide the other."""
@@ -74,7 +82,7 @@ class Session:
         """The network and the tensors to load into it, with the bugs that are planted."""
         pair, tensors, _ = self._loaded(spec)
         bugs = planted(self.framework.SIDE, spec.plant)
-        network = build_network(self.framework, pair, "float32" if bugs else spec.dtype)
+        network = self._copied(spec, pair) if spec.plant else build_network(self.framework, pair, spec.dtype)
         if tensors is None:
             tensors = seeded_state(self.framework, network, spec.seed)
         for bug in bugs:
@@ -84,6 +92,14 @@ class Session:
         for bug in bugs:
             tensors = bug.change_tensors(tensors, self._initial)
         return network, tensors
+
+    def _copied(self, spec: RunSpec, pair: Pair) -> Network:
+        """A copy of the network as it was built, in float32, for a bug to change: quicker than to build it anew."""
+        key = replace(_weights_key(spec), plant=())
+        if key not in self._templates:
+            _make_room(self._templates)
+            self._templates[key] = build_network(self.framework, pair, "float32")
+        return copy.deepcopy(self._templates[key])
 
     def _lent(self, network: Network, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Those of the lent weights that fit, by this side's names."""
@@ -170,7 +186,7 @@ class Session:
         scene.
         """
         try:
-            drawn = [scenes.scene(spec.seed, first + i, spec.size) for i in range(spec.batch)]
+            drawn = [_scene(spec.seed, first + i, spec.size) for i in range(spec.batch)]
         except ValueError as error:
             raise UsageError(f"--size: {error}") from None
         recipe = self.recipe(spec)
@@ -188,7 +204,7 @@ class Session:
         }
 
     def _loaded(self, spec: RunSpec) -> tuple[Pair, Mapping[str, Array] | None, str]:
-        key = _weights_key(spec)
+        key = replace(_weights_key(spec), plant=())
         if key not in self._weights:
             _make_room(self._weights)
             pair, _ = resolve(spec)
@@ -198,6 +214,15 @@ class Session:
                 tensors, official = side_weights(self.framework.SIDE, spec)
                 self._weights[key] = (pair, tensors, hash_arrays(official))
         return self._weights[key]
+
+
+def _scene(seed: int, number: int, size: tuple[int, int]) -> tuple[Array, Array]:
+    """A scene, remembered if it is small: a training and its metrics ask for the same ones again and again."""
+    draw = _small_scene if size[0] * size[1] <= SMALL else scenes.scene
+    return draw(seed, number, size)
+
+
+_small_scene = functools.lru_cache(64)(scenes.scene)
 
 
 def _make_room(kept: dict[Any, Any]) -> None:

@@ -75,7 +75,13 @@ def functions() -> dict[int, tuple[str, Callable[..., Any]]]:
 
 
 def _places() -> list[tuple[Any, str, str, Callable[..., Any]]]:
-    """Everywhere that a function can be called from: the module or class, the attribute, its name, the function."""
+    """Everywhere that a function can be called from; modules that were imported since are looked through."""
+    return _places_in(len(sys.modules))
+
+
+@functools.lru_cache(1)
+def _places_in(count: int) -> list[tuple[Any, str, str, Callable[..., Any]]]:
+    """The module or class, the attribute, its name and the function, in the `count` modules that are imported."""
     known, places = functions(), []
     for module in list(sys.modules.values()):
         for attribute, value in list(getattr(module, "__dict__", {}).items()):

@@ -29,6 +29,9 @@ EFFECTS = ("register_hook",)
 WHOLE = -1
 """The number of the call of the module itself."""
 
+MODE = "mode"
+"""The attribute of a network that an evaluation runs: "train" or "eval"."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -134,11 +137,11 @@ class Tracer:
         edits: Sequence[Edit] = (),
         arrays: Mapping[int, Array] | None = None,
         *,
-        everywhere: bool = False,
+        network: Any = None,
     ) -> None:
         """Watch what `root` calls; `arrays` are the reference's values, by number.
 
-        With `everywhere` all calls are seen, those of `root` among them, as calls of the module "network".
+        Without a `root` all calls are seen; those of `network` among them, as calls of a module of that name.
         """
         self.calls: list[Call] = []
         self.values: dict[int, Array] = {}
@@ -146,14 +149,14 @@ class Tracer:
         self.inputs: list[int] = []
         self.outputs: list[int] = []
         self._framework, self._root, self._arrays = framework, root, arrays or {}
-        self._inside = 0 if root is None or everywhere else 1
+        self._inside = 0 if root is None else 1
         self._edits: dict[int, list[Edit]] = {}
         for edit in edits:
             self._edits.setdefault(edit.call, []).append(edit)
         self._modules = dict(framework.modules(root)) if root is not None else {}
         self._paths = {id(module): path for path, module in self._modules.items() if path}
-        if everywhere and root is not None:
-            self._paths[id(root)] = "network"
+        if network is not None:
+            self._paths[id(network)], self._modules["network"] = "network", network
         self._numbers: dict[int, int] = {}
         self._kept: list[Any] = []
         for name, tensor in framework.tensors(root).items() if root is not None else ():

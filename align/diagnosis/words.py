@@ -10,7 +10,7 @@ import numpy as np
 
 from stdc_parity.align.diagnosis.differences import Difference
 from stdc_parity.align.diagnosis.meanings import NOTES
-from stdc_parity.align.tracing import Call, Settings, Trace
+from stdc_parity.align.tracing import MODE, Call, Settings, Trace
 
 TYPES = {
     "adaptive_avg_pool2d": "AdaptiveAvgPool2D",
@@ -168,7 +168,10 @@ def _count(own: Any, value: Any, paddle: Trace) -> str:
     """A remark on numbers that count labels: all of them, or those that are not ignored."""
     for array in paddle.values.values():
         if array.dtype.kind in "iu" and array.size > 1 and isinstance(own, int) and isinstance(value, int):
-            known = {array.size: "all labels", int((array != IGNORED).sum()): "the labels that are not ignored"}
+            known = {
+                array.size: "all labels",
+                int((array != IGNORED).sum()): "the labels that are not ignored",
+            }
             if own in known and value in known and own != value:
                 return f" ({own} are {known[own]}, {value} are {known[value]})"
     return ""
@@ -207,7 +210,9 @@ def _labels(there: Call, here: Call, torch: Trace, paddle: Trace) -> str:
             continue
         turns = [(axis, by) for axis in range(one.ndim) for by in (1, -1)]
         moved = [(axis, by) for axis, by in turns if (np.roll(one, by, axis) == other).mean() > 0.95]
-        changes = Counter(zip(one[one != other].tolist(), other[one != other].tolist(), strict=True)).most_common(3)
+        changes = Counter(
+            zip(one[one != other].tolist(), other[one != other].tolist(), strict=True)
+        ).most_common(3)
         if moved and changes:
             return f" (labels shifted by one along axis {moved[0][0]}: a row or column off by one)"
         if changes and sum(count for _, count in changes) > 0.9 * int((one != other).sum()):
@@ -239,7 +244,9 @@ def _extra(here: Call, torch: Trace, paddle: Trace) -> tuple[str, str]:
     times = _times(here, paddle, torch)
     what = f"{call(here)} is one too many{times}, on {source}{before}: the original has nothing there"
     whole = str(here.settings.get("dtype", "float")).startswith(("int", "uint", "bool"))
-    meaning = f"; {MEANING[here.name]}" if here.name in MEANING and not (here.name == "astype" and whole) else ""
+    meaning = (
+        f"; {MEANING[here.name]}" if here.name in MEANING and not (here.name == "astype" and whole) else ""
+    )
     return what + meaning, f"Take {call(here)} out."
 
 
@@ -252,7 +259,13 @@ def _times(one: Call, trace: Trace, other: Trace) -> str:
 
 
 def attribute(torch: str, paddle: str, name: str, other: str, value: Any, own: Any) -> tuple[str, str]:
-    """The cause and the fix for a layer that keeps another setting."""
+    """The cause and the fix for a layer that keeps another setting, or a network that is run in another mode."""
+    if name == MODE:
+        cause = f"the network is run in {own} mode, where the original runs it in {value} mode"
+        return (
+            f"{cause}: norms take the batch's statistics in train mode, their own in eval mode",
+            f"net.{value}()",
+        )
     public = other.lstrip("_")
     note = f": {NOTES[public]}" if public in NOTES else ""
     return (

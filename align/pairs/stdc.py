@@ -36,7 +36,7 @@ EPSILON = "an epsilon of 1e-8 that guards a mean over labelled pixels is less th
 AVGPOOL = "the gradient of Paddle's AvgPool2D divides by a float32 9"
 FLOORS = (
     Floor(r"logits(16|32)?", 2e-5, BILINEAR),
-    Floor(r"(bce|dice)8|total", 2e-5, BILINEAR),
+    Floor(r"(bce|dice)8( of given inputs)?|total", 2e-5, BILINEAR),
     Floor(r"ohem of few labels", 1e-6, EPSILON),
     Floor(r"(weighted )?ohem.*", 2e-8, EPSILON),
     Floor(r"loss .*", 2e-5, BILINEAR),

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
+from stdc_parity.align.derived import GIVEN
 from stdc_parity.align.framework import Array
 from stdc_parity.align.pair import DataPart, LossBench, LossPart, MetricPart, OptimizerPart, Place, Recipe
 from stdc_parity.align.pairs.cityscapes import open_cityscapes, write_cityscapes
+from stdc_parity.align.record import Record
 
 IGNORED = 255
+EDGE = 0.1
+"""Where a detail target begins (loss/detail_loss.py)."""
 
 
 def recipe(classes: int, heads: int = 3) -> Recipe:
@@ -23,8 +28,11 @@ def recipe(classes: int, heads: int = 3) -> Recipe:
             before=_detail_targets,
             after=_besides,
             follows=((r"(bce|dice)\d+", r"detail.*"), (r"detail targets.*", r"detail.*")),
+            derived=((r"detail targets", _fused),),
         ),
-        optimizer=OptimizerPart(_ours("optim:build_optimizer"), 1e-2, 60_000, {"max_iter": 60_000}, _short_run),
+        optimizer=OptimizerPart(
+            _ours("optim:build_optimizer"), 1e-2, 60_000, {"max_iter": 60_000}, _short_run
+        ),
         metric=MetricPart(_ours("metrics"), scales=(0.5, 0.75), several_scales=(0.75, 1.0)),
         data=DataPart(_ours("data"), _ours("transforms"), write_cityscapes, open_cityscapes),
         num_classes=classes,
@@ -50,8 +58,32 @@ def _detail_targets(bench: LossBench) -> None:
         bench.recorder.add(f"detail {name}", "target", f"loss.detail.{name}", type(detail).__name__, built)
 
 
+def _fused(record: Record, match: re.Match[str]) -> Array:
+    """The detail targets, of the pyramid and the kernel: 1 where the sum is above 0.1 (loss/detail_loss.py)."""
+    kernel = record.arrays["detail.fuse_kernel"].astype(np.float64)
+    return np.asarray(np.einsum("nchw,ocij->nohw", record.arrays["detail pyramid"], kernel) > EDGE)
+
+
+def _given_targets(bench: LossBench) -> None:
+    """The detail terms once more, with targets that both sides share."""
+    detail, given, to_tensor = bench.loss.detail, bench.outputs[-1], bench.framework.to_tensor
+    height, width = bench.target.shape[1:]
+    every = np.add.outer(np.arange(height), np.arange(width)) % 7 < 2
+    targets = np.broadcast_to(every, (len(given), 1, height, width)).astype(given.dtype)
+    kept = detail.targets
+    detail.targets = lambda labels: to_tensor(targets)
+    try:
+        terms = detail(to_tensor(given), to_tensor(bench.target))
+    finally:
+        detail.targets = kept
+    for name, term in zip(("bce8", "dice8"), terms, strict=True):
+        bench.recorder.add(f"{name}{GIVEN}", "loss", f"loss.{name}", type(detail).__name__, term)
+
+
 def _besides(bench: LossBench) -> None:
-    """The weighted OHEM and the focal loss that upstream carries beside its recipe, then OHEM's edge cases."""
+    """The detail terms of given targets; the weighted OHEM and the focal loss that upstream carries beside its
+    recipe; then OHEM's edge cases."""
+    _given_targets(bench)
     to_tensor, recorder = bench.framework.to_tensor, bench.recorder
     logits, labels = to_tensor(bench.outputs[0]), to_tensor(bench.target)
     weighted = bench.module.WeightedOhemCELoss(num_classes=bench.outputs[0].shape[1])

@@ -12,7 +12,7 @@ from stdc_parity.align.recorder import Recorder
 from stdc_parity.align.session import Session
 from stdc_parity.align.spec import RunSpec
 from stdc_parity.align.stages import backward, forward, loss, metric
-from stdc_parity.align.tracing import Edit, Trace, Tracer, plain
+from stdc_parity.align.tracing import MODE, Edit, Trace, Tracer, plain
 from stdc_parity.converters.errors import UsageError
 
 STATE = "state "
@@ -68,12 +68,13 @@ def explain(
     finally:
         for undo in inner:
             undo()
+    if edits:
+        return record  # of a trial only what it gives is asked
     frozen = [name for name, tensor in framework.tensors(module).items() if not framework.learns(tensor)]
     attributes = {name: plain(value) for name, value in before.items()} | {"frozen": sorted(frozen)}
     ends = (tracer.inputs, tracer.outputs)
     trace = Trace(tracer.calls, tracer.values, tracer.parameters, *ends, type(module).__name__, attributes)
-    record = _with_trace(record, trace, path)
-    return record if edits else _with_state(record, framework.state(module), path)
+    return _with_state(_with_trace(record, trace, path), framework.state(module), path)
 
 
 def _with_state(record: Record, state: Mapping[str, Array], path: str) -> Record:
@@ -89,7 +90,7 @@ def explain_loss(
     tracer = Tracer(session.framework, None, edits, _values(reference) if reference is not None else None)
     with session.framework.traced(tracer):
         record = loss.capture(session, spec)
-    return _with_trace(record, Trace(tracer.calls, tracer.values, {}), "loss")
+    return record if edits else _with_trace(record, Trace(tracer.calls, tracer.values, {}), "loss")
 
 
 def explain_metric(
@@ -98,12 +99,17 @@ def explain_metric(
     """What a function of the metrics gives for the first scene, with `edits`, and the trace of all that it calls."""
     network, run = metric.run_one(session, spec, name)
     values = _values(reference) if reference is not None else None
-    tracer = Tracer(session.framework, network, edits, values, everywhere=True)
+    tracer = Tracer(session.framework, None, edits, values, network=network)
+    network.seen = tracer.module
+    network.fixed = next((str(edit.settings[MODE]) for edit in edits if MODE in edit.settings), "")
     recorder = Recorder(session.framework)
     with session.framework.traced(tracer):
         result = run()
     recorder.add_array(METRIC, "output", result, f"metrics.{name}")
-    return _with_trace(recorder.record("metric"), Trace(tracer.calls, tracer.values, {}), "metrics")
+    record = recorder.record("metric")
+    attributes = {MODE: "train" if "train" in network.modes else "eval"}
+    trace = Trace(tracer.calls, tracer.values, {}, attributes=attributes)
+    return record if edits else _with_trace(record, trace, "metrics")
 
 
 def _with_trace(record: Record, trace: Trace, path: str) -> Record:

@@ -23,6 +23,8 @@ from stdc_parity.align.stages.plain import add_metric
 STAGE = "metric"
 CALLS = "metric-calls"
 ISOLATED = "metric-isolated"
+OUTPUTS = 3
+"""Outputs of the network that both sides share."""
 MILLION = (1024, 1024)
 
 
@@ -56,28 +58,45 @@ def replay(session: Session, spec: RunSpec, reference: Record) -> Record:
     if isinstance(part, PlainMetric):
         return _plain(session, spec, part, ISOLATED)
 
-    def shared(wanted: RunSpec) -> _Shared:
-        return _Shared(session.framework, classes, wanted.seed, wanted.mode == "train")
+    def shared(wanted: RunSpec) -> SharedNetwork:
+        return SharedNetwork(session.framework, classes, wanted.seed, wanted.mode == "train")
 
     return replace(_measured(session, spec, shared), stage=ISOLATED)
 
 
-class _Shared:
-    """A network in numpy: it weighs the channels of every pixel, and in train mode gives other classes."""
+class SharedNetwork:
+    """A network in numpy: it weighs the channels of every pixel, and in train mode gives other classes. Outputs
+    after the first, as of auxiliary heads, have their classes in another order.
+
+    `seen`, if it is set, makes its calls: a tracer's way to record them. `modes` are those that it was called in;
+    `fixed` is the mode that it computes in, whatever it is told.
+    """
 
     def __init__(self, framework: Framework, classes: int, seed: int, training: bool) -> None:
         self.framework, self.training = framework, training
         self.weights = np.random.default_rng([seed, 5]).standard_normal((classes, 3))
+        self.seen: Callable[..., Any] = lambda network, call, args, options: call(network, *args)
+        self.modes: list[str] = []
+        self.fixed = ""
 
-    def __call__(self, images: Any) -> list[Any]:
+    def __call__(self, images: Any) -> Any:
+        """Outputs of images (n, 3, h, w), through `seen`."""
+        return self.seen(self, SharedNetwork._outputs, (images,), {})
+
+    def _outputs(self, images: Any) -> list[Any]:
+        self.modes.append("train" if self.training else "eval")
         array = self.framework.to_array(images)  # (n, 3, h, w)
-        logits = np.einsum("cd,ndhw->nchw", self.weights[:: -1 if self.training else 1], array)
-        return [self.framework.to_tensor(logits.astype(array.dtype))]
+        array = array + np.roll(array, 1, axis=3) / 2 + np.roll(array, 1, axis=2) / 4  # so that a flip shows
+        weights = self.weights[:: -1 if (self.fixed or self.modes[-1]) == "train" else 1]
+        logits = np.einsum("cd,ndhw->nchw", weights, array).astype(array.dtype)
+        return [self.framework.to_tensor(np.roll(logits, i, axis=1)) for i in range(OUTPUTS)]
 
     def eval(self) -> None:
+        """Be evaluated."""
         self.training = False
 
     def train(self, mode: bool = True) -> None:
+        """Be trained."""
         self.training = mode
 
 
@@ -165,7 +184,9 @@ def _evaluated(
     drawn = [session.training_case(pairs, number) for number in range(0, spec.scenes, 2)]
     loader = [(to_tensor(images), to_tensor(labels[:, np.newaxis])) for (images,), labels in drawn]
     crop, part = max(64, 2 * min(spec.size) // 3), _part(session, spec)
-    loops: list[tuple[str, Any, dict[str, Any]]] = [("evaluate_single_scale", loader, {"scale": part.scales[0]})]
+    loops: list[tuple[str, Any, dict[str, Any]]] = [
+        ("evaluate_single_scale", loader, {"scale": part.scales[0]})
+    ]
     if part.several_scales:
         loops.append(("evaluate_multi_scale", loader[:1], {"scales": part.several_scales, "crop": crop}))
     for name, given, options in loops:
@@ -192,12 +213,12 @@ def _single_scale(
     return session.framework.to_array(logits)
 
 
-def run_one(session: Session, spec: RunSpec, name: str) -> tuple[Network, Callable[[], Array]]:
-    """The network, and a call of one function of the metrics with it: logits of the first scene, or counts."""
+def run_one(session: Session, spec: RunSpec, name: str) -> tuple[SharedNetwork, Callable[[], Array]]:
+    """The network that both sides share, as `replay` has it, and a call of one function of the metrics with it:
+    logits of the first scene, or counts."""
     part, classes = _part(session, spec), session.classes(spec)
     metrics = session.part(spec, part.place)
-    evaluates = name.startswith("evaluate")
-    network = session.network(replace(spec, mode="train" if evaluates else "eval"))
+    network = SharedNetwork(session.framework, classes, spec.seed, name.startswith("evaluate"))
     [image], label = session.training_case(replace(spec, batch=1), 0)
     tensor, crop = session.framework.to_tensor(image), max(64, 2 * min(image.shape[2:]) // 3)
     loader = [(tensor, session.framework.to_tensor(label[:, np.newaxis]))]
@@ -211,7 +232,9 @@ def run_one(session: Session, spec: RunSpec, name: str) -> tuple[Network, Callab
     def run() -> Array:
         with session.framework.no_grad():
             result = getattr(metrics, name)(network, *arguments[name])
-        return session.framework.to_array(result) if session.framework.is_tensor(result) else np.asarray(result)
+        return (
+            session.framework.to_array(result) if session.framework.is_tensor(result) else np.asarray(result)
+        )
 
     return network, run
 

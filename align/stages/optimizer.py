@@ -5,6 +5,8 @@ The learning rates are given too: the schedule is a stage of its own.
 
 from __future__ import annotations
 
+import functools
+import math
 import zlib
 from typing import Any
 
@@ -26,13 +28,21 @@ WITHOUT_GRADIENT = 7
 """Of every so many parameters one gets no gradient, as those that a forward pass does not use; each of the
 others gets none in one of as many steps, where a gradient that is zero instead of absent shows."""
 
+SMALL = 1 << 11
+"""Elements up to which a drawn gradient is kept for whoever asks again."""
 
 BEFORE = "before step 1"
 """How a parameter's value at the start is named; it goes along, so that a rule of update can be tried on it."""
 
 
 def build_optimizer(
-    session: Session, spec: RunSpec, network: Network, loss: Any, lr: float, warmup: int = 2, iterations: int = 0
+    session: Session,
+    spec: RunSpec,
+    network: Network,
+    loss: Any,
+    lr: float,
+    warmup: int = 2,
+    iterations: int = 0,
 ) -> Any:
     """This side's optimizer with the recipe's settings for a short run; a short warm-up, so that the rate moves
     with every step. `iterations` are by default four times the steps of `spec`."""
@@ -142,9 +152,19 @@ def official_gradient(name: str, shape: tuple[int, ...], step: int, seed: int, d
         return np.zeros(shape, dtype)
     if not has_gradient(name, step):
         return None
+    draw = _small_gradient if math.prod(shape) <= SMALL else _drawn_gradient
+    return draw(name, shape, step, seed, dtype)
+
+
+def _drawn_gradient(name: str, shape: tuple[int, ...], step: int, seed: int, dtype: str) -> Array:
     key = zlib.crc32(name.encode())
     drawn = np.random.default_rng([seed, step, key]).standard_normal(shape, np.float32)
-    return (0.01 * drawn).astype(dtype)
+    gradient: Array = (0.01 * drawn).astype(dtype)
+    gradient.flags.writeable = False
+    return gradient
+
+
+_small_gradient = functools.lru_cache(4096)(_drawn_gradient)
 
 
 def has_gradient(name: str, step: int) -> bool:
