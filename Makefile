@@ -29,7 +29,7 @@ types: $(READY)
 	    $(foreach package,$(PACKAGES),-p stdc_parity.$(package))
 
 pytest: $(READY)
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
 
 # Every port bug of the corpus, planted: found, named, explained; and no false alarm.
 selftest: $(READY)
