@@ -348,7 +348,7 @@ LOSS = [
     Fault("fuse kernel off by 1e-4", "loss", patch=fuse_kernel(lambda k: k + 1e-4), first="detail.fuse_kernel"),
     Fault("Laplacian off by 1e-4", "loss", first="detail.laplacian_kernel", taps=("detail.laplacian_kernel",),
           patch=put(losses, "LAPLACIAN", (*losses.LAPLACIAN[:2], (-1.0, -1.0, -1.0001)))),
-    Fault("threshold", "loss", patch=put(losses.SegLoss.__init__, "__defaults__", ((8,), 0.6, None, 255)),
+    Fault("threshold", "loss", patch=put(losses.SegLoss.__init__, "__defaults__", ((8,), 0.6, None, 255, 3)),
           first="ohem", taps=("ohem", "ohem16", "ohem32", "total")),
     Fault("always n_min", "loss", patch=put(losses, "hard_examples", lambda loss, thresh, n: loss.sort()[-n:]),
           first="ohem", taps=OHEM),
