@@ -12,7 +12,7 @@ from stdc_parity.align import pairs
 from stdc_parity.align.compare import SIDES
 from stdc_parity.align.cost import Cost, measure_sides
 from stdc_parity.align.export.deploy import Wanted, deploy
-from stdc_parity.align.export.kinds import KINDS
+from stdc_parity.align.export.kinds import KINDS, Kind
 from stdc_parity.align.pair import Published
 from stdc_parity.align.progress import Silent
 from stdc_parity.align.result import Failure
@@ -85,7 +85,6 @@ class _Runtime:
     name: str
     side: Side
     file: Path | None = None
-    failure: str = ""
 
 
 def measure(
@@ -143,15 +142,15 @@ def _prepare(spec: RunSpec, measuring: Measuring, folder: Path, progress: Silent
             if (kind.name, fold) not in files:
                 progress.begin(_title(spec), f"exports to {kind.name}{' with folded batch norms' if fold else ''}")
                 target = folder / f"{spec.pair}-{spec.size[0]}x{spec.size[1]}-{fold}{kind.suffixes[0]}"
-                files[kind.name, fold] = _export(spec, kind.name, fold, target)
+                files[kind.name, fold] = _export(spec, kind, fold, target)
             yield replace(files[kind.name, fold], name=name, side=side)
 
 
-def _export(spec: RunSpec, kind: str, fold: bool, target: Path) -> _Runtime:
-    wanted = Wanted(next(each for each in KINDS.values() if each.name == kind), size=spec.size, fold=fold)
+def _export(spec: RunSpec, kind: Kind, fold: bool, target: Path) -> _Runtime:
+    wanted = Wanted(kind, size=spec.size, fold=fold)
     source = Path(spec.weights) if spec.weights is not None else None
     made = deploy(source, target, wanted, pair=spec.pair, key=spec.key, base=spec.base, seed=spec.seed)
-    return _Runtime(kind, wanted.kind.side, made.files[0])
+    return _Runtime(kind.name, kind.side, made.files[0])
 
 
 def _measure(

@@ -117,9 +117,9 @@ def _timing_json(measured: Measured, timing: Timing) -> dict[str, Any]:
     }
 
 
-def write_latency(latency: Latency, path: Path, *, force: bool = True) -> None:
+def write_latency(latency: Latency, path: Path) -> None:
     """Write `latency_json` to `path` in one step."""
-    with atomic_write(path, force=force) as file:
+    with atomic_write(path, force=True) as file:
         file.write((json.dumps(latency_json(latency), indent=1) + "\n").encode())
 
 
